@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Shared by the scripts of this folder; sourced, never run.
+# shellcheck disable=SC2034  # whoever sources this uses the variables
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cache="$repo/.cache"
