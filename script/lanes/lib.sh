@@ -20,7 +20,7 @@ check() { # name, command...
     return
   fi
   printf '  FAILED  %-24s %5d s   (all of it: %s)\n' "$name" "$((SECONDS - started))" "${log#"$repo"/}"
-  tail -n "${TAIL:-60}" "$log" | sed 's/^/    /'
+  tail -n "${TAIL:-100}" "$log" | sed 's/^/    /'
   failures+=("$name")
 }
 
