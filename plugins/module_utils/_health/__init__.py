@@ -1,0 +1,4 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Health of the instances of a node: the check that cron runs. Standard library only, Python 3.9 or newer."""

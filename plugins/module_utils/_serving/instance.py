@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An instance as its node knows it: the two files under /etc/vllm/instances and the record of its running server.
+
+`<name>.yaml` is what `vllm serve --config` reads: one `option: <JSON value>` a line, which is valid YAML and needs no
+YAML parser. `<name>.json` is what the node's own tools read. `/run/vllm/<name>.json` is written by the launcher and says
+which configuration the running server was started with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+CONFIG_DIR = "/etc/vllm/instances"
+RUN_DIR = "/run/vllm"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What the node's tools know of an instance."""
+
+    name: str
+    port: int
+    served_model_name: str
+    user: str
+    root: str
+    """Directory with the environments and the link `current`."""
+    address: str = "127.0.0.1"
+    """Where the node itself reaches the server."""
+    environment: dict[str, str] = field(default_factory=dict)
+    shm_bytes: int = 0
+    """Free bytes of /dev/shm that a start needs."""
+    start_grace_seconds: int = 600
+    unit_checksum: str = ""
+    """Of the unit that starts the server, so that a change of it counts as a change of configuration."""
+    config_dir: str = CONFIG_DIR
+    run_dir: str = RUN_DIR
+
+    @property
+    def config_path(self) -> str:
+        return os.path.join(self.config_dir, f"{self.name}.yaml")
+
+    @property
+    def description_path(self) -> str:
+        return os.path.join(self.config_dir, f"{self.name}.json")
+
+    @property
+    def record_path(self) -> str:
+        return os.path.join(self.run_dir, f"{self.name}.json")
+
+    @property
+    def unit(self) -> str:
+        return unit_name(self.name)
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def unit_name(name: str) -> str:
+    return f"vllm@{name}.service"
+
+
+def load(name: str, config_dir: str = CONFIG_DIR) -> Instance:
+    """Read an instance; OSError where it does not exist, ValueError where its file is damaged."""
+    with open(os.path.join(config_dir, f"{name}.json"), encoding="utf-8") as stream:
+        return Instance(**json.load(stream))
+
+
+def names(config_dir: str = CONFIG_DIR) -> list[str]:
+    """Names of the node's instances, sorted."""
+    try:
+        entries = os.listdir(config_dir)
+    except FileNotFoundError:
+        return []
+    return sorted(entry[: -len(".json")] for entry in entries if entry.endswith(".json"))
+
+
+def dump_config(options: dict[str, Any]) -> str:
+    return "".join(f"{option}: {json.dumps(value)}\n" for option, value in options.items())
+
+
+def load_config(text: str) -> dict[str, Any]:
+    """The options of a file that `dump_config` wrote."""
+    lines = (line.partition(": ") for line in text.splitlines() if line and not line.startswith("#"))
+    return {option: json.loads(value) for option, _separator, value in lines}
+
+
+def digest(config: str, description: str) -> str:
+    """Tells one configuration of an instance from another."""
+    return hashlib.sha256(f"{config}\0{description}".encode()).hexdigest()
+
+
+def api_key(instance: Instance) -> str | None:
+    """The first key that the server takes, None where it takes requests without one."""
+    with open(instance.config_path, encoding="utf-8") as stream:
+        keys = load_config(stream.read()).get("api-key")
+    return keys[0] if keys else None

@@ -1,0 +1,91 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The launcher: makes sure that a server can start, then becomes it.
+
+`vllm-instance check NAME` runs as root before each start, `vllm-instance run NAME` as the service user.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+
+from . import instance as instances
+from . import process
+from .instance import Instance
+
+LEFTOVER_SECONDS = 10
+COMMANDS = {
+    "cuda": ["bin/vllm", "serve"],
+    # The CPU build's distribution is not named vllm, which its own command stumbles over.
+    "cpu": ["bin/python", "-m", "vllm.entrypoints.openai.api_server"],
+}
+
+
+class CannotStart(Exception):
+    """A start would fail or do harm; the message says why and what to do."""
+
+
+def check(instance: Instance) -> None:
+    """Remove what an earlier server of this instance left; refuse where a start cannot succeed."""
+    _remove_leftovers(instance)
+    for holder in process.listeners(instance.port):
+        raise CannotStart(
+            f"port {instance.port} is held by {holder.name} (pid {holder.pid}): stop it, or give the instance another port"
+        )
+    shm = os.statvfs("/dev/shm")
+    free = shm.f_bavail * shm.f_frsize
+    if free < instance.shm_bytes:
+        raise CannotStart(f"/dev/shm has {free >> 20} MiB free and {instance.shm_bytes >> 20} MiB are needed: enlarge it")
+
+
+def _remove_leftovers(instance: Instance) -> None:
+    left = process.leftovers(instance.name)
+    for found in left:
+        print(f"removing {found.name} (pid {found.pid}), left by an earlier server", file=sys.stderr, flush=True)
+        try:
+            os.kill(found.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    stuck = process.wait_gone([found.pid for found in left], LEFTOVER_SECONDS)
+    if stuck:
+        raise CannotStart(f"process {stuck[0]} of an earlier server does not die and may hold GPU memory: reboot the node")
+
+
+def run(instance: Instance) -> None:
+    """Become the server. Does not return."""
+    # Resolved once: a later switch of `current` must not change modules under a running server.
+    venv = os.path.realpath(os.path.join(instance.root, "current"))
+    with open(os.path.join(venv, ".inferops.json"), encoding="utf-8") as stream:
+        program, *arguments = COMMANDS[json.load(stream)["variant"]]
+    _record(instance, venv)
+    argv = [os.path.join(venv, program), *arguments, "--config", instance.config_path]
+    os.execve(argv[0], argv, {**os.environ, **instance.environment, process.MARK: instance.name})
+
+
+def _record(instance: Instance, venv: str) -> None:
+    texts = []
+    for path in (instance.config_path, instance.description_path):
+        with open(path, encoding="utf-8") as stream:
+            texts.append(stream.read())
+    record = {"pid": os.getpid(), "digest": instances.digest(*texts), "venv": venv}
+    staged = f"{instance.record_path}.new"
+    with open(staged, "w", encoding="utf-8") as stream:
+        json.dump(record, stream)
+    os.replace(staged, instance.record_path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="vllm-instance", description=__doc__)
+    parser.add_argument("verb", choices=["check", "run"])
+    parser.add_argument("name")
+    arguments = parser.parse_args()
+    try:
+        instance = instances.load(arguments.name)
+        {"check": check, "run": run}[arguments.verb](instance)
+    except (CannotStart, OSError, ValueError) as error:
+        sys.exit(f"vllm-instance: {arguments.name}: {error}")

@@ -1,0 +1,359 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: instance_config
+short_description: Write the configuration of a node's vLLM instances
+version_added: "0.1.0"
+author: The inferops authors
+description:
+  - Writes for each instance C(<name>.yaml), read by C(vllm serve --config), and C(<name>.json), read by the node's own
+    tools, and says which running servers were started with another configuration, unit or environment than the present one.
+  - Starts, stops and restarts nothing.
+attributes:
+  check_mode:
+    description: Reports which files would change and which servers would then be stale.
+    support: full
+  diff_mode:
+    description: Shows the files' contents before and after, API keys masked.
+    support: full
+options:
+  instances:
+    description: All instances of the node.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the instance, part of its unit's name.
+        type: str
+        required: true
+      port:
+        description: TCP port of the server.
+        type: int
+        required: true
+      model:
+        description: The model as the inventory names it, a hub id or a directory.
+        type: str
+        required: true
+      revision:
+        description: Not used here; accepted so that inventory items can be handed on as they are.
+        type: str
+      frontend_port:
+        description: Not used here; accepted so that inventory items can be handed on as they are.
+        type: int
+      gpus:
+        description: Indices of the GPUs that the server may use; all of them where empty.
+        type: list
+        elements: int
+        default: []
+      args:
+        description: Options of C(vllm serve) without the leading dashes.
+        type: dict
+        default: {}
+      env:
+        description: Environment variables of the server.
+        type: dict
+        default: {}
+  model_paths:
+    description:
+      - Directory on the node for each instance's name.
+      - An instance missing here must have an absolute path on the node as its O(instances[].model).
+    type: dict
+    default: {}
+  default_args:
+    description: Options of C(vllm serve) for every instance; an instance's own O(instances[].args) win.
+    type: dict
+    default: {}
+  environment:
+    description: Environment variables for every server; an instance's own O(instances[].env) win.
+    type: dict
+    default: {}
+  api_keys:
+    description: Keys that the servers accept; without any they accept every request.
+    type: list
+    elements: str
+    default: []
+  host:
+    description: Address that the servers bind to.
+    type: str
+    default: 0.0.0.0
+  user:
+    description: Service user; the files are readable by it and root alone.
+    type: str
+    default: vllm
+  root:
+    description: Directory of the virtual environments and their link C(current).
+    type: path
+    default: /opt/vllm
+  config_dir:
+    description: Directory of the files; created where missing.
+    type: path
+    default: /etc/vllm/instances
+  shm_megabytes:
+    description: Free space of /dev/shm, in MiB, without which an instance is not started.
+    type: int
+    default: 160
+  start_grace_seconds:
+    description: Seconds after a start within which no health check restarts the server.
+    type: int
+    default: 600
+  unit_checksum:
+    description: Checksum of the unit that runs the instances; another one than at a server's start makes that server stale.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Configure the instances
+  inferops.vllm.instance_config:
+    instances: "{{ vllm_instances }}"
+    model_paths: "{{ vllm_model_paths }}"
+  register: configured
+"""
+
+RETURN = r"""
+changed_instances:
+  description: Names of the instances with a file that changed, or would.
+  type: list
+  elements: str
+  returned: success
+stale:
+  description: Names of the instances that run, but with another configuration, unit or environment than the present one.
+  type: list
+  elements: str
+  returned: success
+surplus:
+  description: Names of the instances that have files on the node and are not in O(instances).
+  type: list
+  elements: str
+  returned: success
+"""
+
+import grp
+import json
+import os
+import pwd
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
+
+SECRET_OPTION = "api-key"
+
+
+class ConfigError(Exception):
+    """The input cannot be made into a configuration; the message is what the user reads."""
+
+
+def model_path(spec: dict, model_paths: dict) -> str:
+    """Directory of the instance's weights on this node."""
+    path = model_paths.get(spec["name"], spec["model"])
+    if not os.path.isabs(path):
+        raise ConfigError(
+            f"instance {spec['name']}: the model {spec['model']} has no directory on this node:"
+            " run the role model_store first, or set model to an absolute path on the node"
+        )
+    return path
+
+
+def served_names(spec: dict) -> list[str]:
+    """A hub id is the name clients expect; for a directory it is the instance's name."""
+    asked = spec["args"].get("served-model-name")
+    if asked:
+        return asked if isinstance(asked, list) else [asked]
+    return [spec["name"] if os.path.isabs(spec["model"]) or spec["model"].startswith(".") else spec["model"]]
+
+
+def options(spec: dict, params: dict) -> dict:
+    """What the server is started with, as its configuration file has it."""
+    own = {
+        "model": model_path(spec, params["model_paths"]),
+        "served-model-name": served_names(spec),
+        "host": params["host"],
+        "port": spec["port"],
+    }
+    keys = {SECRET_OPTION: params["api_keys"]} if params["api_keys"] else {}
+    return {**own, **{**params["default_args"], **spec["args"]}, "served-model-name": own["served-model-name"], **keys}
+
+
+def environment(spec: dict, params: dict) -> dict[str, str]:
+    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, spec["gpus"]))} if spec["gpus"] else {}
+    merged = {**params["environment"], **gpus, **spec["env"]}
+    return {name: str(value) for name, value in merged.items()}
+
+
+def describe(spec: dict, params: dict) -> serving.Instance:
+    return serving.Instance(
+        name=spec["name"],
+        port=spec["port"],
+        served_model_name=served_names(spec)[0],
+        user=params["user"],
+        root=params["root"],
+        address="127.0.0.1" if params["host"] in ("0.0.0.0", "::") else params["host"],
+        environment=environment(spec, params),
+        shm_bytes=params["shm_megabytes"] << 20,
+        start_grace_seconds=params["start_grace_seconds"],
+        unit_checksum=params["unit_checksum"],
+        config_dir=params["config_dir"],
+    )
+
+
+def read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def masked(text: str) -> str:
+    return "".join(
+        f"{SECRET_OPTION}: ********\n" if line.startswith(f"{SECRET_OPTION}: ") else line
+        for line in text.splitlines(keepends=True)
+    )
+
+
+class Files:
+    """The configuration files of a node."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.directory = module.params["config_dir"]
+        self.diffs: list[dict] = []
+        self.changed = not os.path.isdir(self.directory)
+        # In check mode the service user may be missing still.
+        self.known_user = self._has_user(module.params["user"])
+        if not module.check_mode:
+            os.makedirs(self.directory, exist_ok=True)
+        if not self.changed or not module.check_mode:
+            self.changed |= self._own(self.directory, 0o750, "root")
+
+    @staticmethod
+    def _has_user(user: str) -> bool:
+        try:
+            return bool(pwd.getpwnam(user))
+        except KeyError:
+            return False
+
+    def put(self, path: str, text: str, secret: bool) -> bool:
+        before = read(path)
+        changed = before != text
+        if changed:
+            self.diffs.append(
+                {"before": masked(before), "after": masked(text), "before_header": path, "after_header": path}
+            )
+            if not self.module.check_mode:
+                self._write(path, text)
+        if os.path.exists(path):
+            # Keys are for the service user's eyes; the rest it may read and not alter.
+            changed |= self._own(path, *((0o600, self.module.params["user"]) if secret else (0o640, "root")))
+        self.changed |= changed
+        return changed
+
+    def _write(self, path: str, text: str) -> None:
+        staged = f"{path}.new"
+        with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(staged, path)
+
+    def _own(self, path: str, mode: int, owner: str) -> bool:
+        group = grp.getgrgid(pwd.getpwnam(self.module.params["user"]).pw_gid).gr_name if self.known_user else None
+        changed = self.module.set_mode_if_different(path, mode, False)
+        changed = self.module.set_owner_if_different(path, owner if self.known_user else None, changed)
+        return self.module.set_group_if_different(path, group, changed)
+
+
+def running(module: AnsibleModule, names: list[str]) -> dict[str, str]:
+    """Main process of each instance that runs: name -> pid."""
+    if not names:
+        return {}
+    units = {serving.unit_name(name): name for name in names}
+    _rc, out, _err = module.run_command(["systemctl", "show", "--property=Id,ActiveState,MainPID", *units])
+    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in out.strip().split("\n\n") if block]
+    return {units[block["Id"]]: block["MainPID"] for block in blocks if block.get("ActiveState") == "active"}
+
+
+def is_stale(described: serving.Instance, config: str, pid: str) -> bool:
+    """Whether the running server was started with anything but the present configuration."""
+    try:
+        record = json.loads(read(described.record_path))
+    except ValueError:
+        return True
+    present = {
+        "pid": int(pid),
+        "digest": serving.digest(config, described.dump()),
+        "venv": os.path.realpath(os.path.join(described.root, "current")),
+    }
+    return record != present
+
+
+def run(module: AnsibleModule) -> dict:
+    params = module.params
+    files = Files(module)
+    mains = running(module, [spec["name"] for spec in params["instances"]])
+    changed_instances, stale = [], []
+    for spec in params["instances"]:
+        described = describe(spec, params)
+        config = serving.dump_config(options(spec, params))
+        changed = [
+            files.put(described.config_path, config, secret=bool(params["api_keys"])),
+            files.put(described.description_path, described.dump(), secret=False),
+        ]
+        if any(changed):
+            changed_instances.append(spec["name"])
+        if spec["name"] in mains and is_stale(described, config, mains[spec["name"]]):
+            stale.append(spec["name"])
+    wanted = {spec["name"] for spec in params["instances"]}
+    return {
+        "changed": files.changed,
+        "changed_instances": changed_instances,
+        "stale": stale,
+        "surplus": [name for name in serving.names(params["config_dir"]) if name not in wanted],
+        "diff": files.diffs,
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "instances": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "port": {"type": "int", "required": True},
+                    "model": {"type": "str", "required": True},
+                    "revision": {"type": "str"},
+                    "frontend_port": {"type": "int"},
+                    "gpus": {"type": "list", "elements": "int", "default": []},
+                    "args": {"type": "dict", "default": {}},
+                    "env": {"type": "dict", "default": {}},
+                },
+            },
+            "model_paths": {"type": "dict", "default": {}},
+            "default_args": {"type": "dict", "default": {}},
+            "environment": {"type": "dict", "default": {}},
+            "api_keys": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "host": {"type": "str", "default": "0.0.0.0"},
+            "user": {"type": "str", "default": "vllm"},
+            "root": {"type": "path", "default": "/opt/vllm"},
+            "config_dir": {"type": "path", "default": serving.CONFIG_DIR},
+            "shm_megabytes": {"type": "int", "default": 160},
+            "start_grace_seconds": {"type": "int", "default": 600},
+            "unit_checksum": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module))
+    except ConfigError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

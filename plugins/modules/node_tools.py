@@ -1,0 +1,134 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_tools
+short_description: Install the collection's own tools on a node
+version_added: "0.1.0"
+author: The inferops authors
+description:
+  - Writes the files that a node runs by itself to C(<root>/lib/inferops_vllm), the very same that the modules of this
+    collection import, and their commands C(vllm-instance) and C(vllm-health-check) to C(<root>/bin).
+  - One call, whatever the number of files. Files of an earlier release that are no longer part of it are removed.
+attributes:
+  check_mode:
+    description: Reports which files would change.
+    support: full
+  diff_mode:
+    description: Lists the files that change.
+    support: full
+options:
+  root:
+    description: Directory to install into; created where missing.
+    type: path
+    default: /opt/vllm
+"""
+
+EXAMPLES = r"""
+- name: Install the node's tools
+  inferops.vllm.node_tools:
+"""
+
+RETURN = r"""
+written:
+  description: Files written, or that would be.
+  type: list
+  elements: str
+  returned: success
+removed:
+  description: Files removed, or that would be.
+  type: list
+  elements: str
+  returned: success
+"""
+
+import os
+import sys
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.inferops.vllm.plugins.module_utils import _health, _serving
+from ansible_collections.inferops.vllm.plugins.module_utils._health import check
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance, launch, probe, process
+
+PACKAGES = {"_health": [_health, check], "_serving": [_serving, instance, launch, probe, process]}
+COMMANDS = {"vllm-health-check": "_health.check", "vllm-instance": "_serving.launch"}
+COMMAND = """#!{python} -I
+import sys
+
+sys.path.insert(0, "{lib}")
+from inferops_vllm.{module} import main
+
+main()
+"""
+
+
+def source(module) -> str:
+    return module.__loader__.get_source(module.__name__)
+
+
+def wanted_files(root: str) -> dict[str, tuple[str, int]]:
+    """Every file of the tools: path -> (text, mode)."""
+    lib = os.path.join(root, "lib")
+    package = os.path.join(lib, "inferops_vllm")
+    files = {os.path.join(package, "__init__.py"): ("", 0o644)}
+    for name, modules in PACKAGES.items():
+        for module in modules:
+            # A package's own source lies in its __init__.py.
+            base = "__init__" if hasattr(module, "__path__") else module.__name__.rpartition(".")[2]
+            files[os.path.join(package, name, f"{base}.py")] = (source(module), 0o644)
+    for name, module in COMMANDS.items():
+        text = COMMAND.format(python=sys.executable, lib=lib, module=module)
+        files[os.path.join(root, "bin", name)] = (text, 0o755)
+    return files
+
+
+def found_files(root: str) -> set[str]:
+    package = os.path.join(root, "lib", "inferops_vllm")
+    return {
+        os.path.join(folder, name) for folder, _folders, names in os.walk(package) for name in names if name.endswith(".py")
+    }
+
+
+def is_current(path: str, text: str, mode: int) -> bool:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return stream.read() == text and os.fstat(stream.fileno()).st_mode & 0o7777 == mode
+    except OSError:
+        return False
+
+
+def write(path: str, text: str, mode: int) -> None:
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    staged = f"{path}.new"
+    with open(staged, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        os.fchmod(stream.fileno(), mode)
+    # A running check or launcher reads the old file or the new one, never a part.
+    os.replace(staged, path)
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={"root": {"type": "path", "default": "/opt/vllm"}}, supports_check_mode=True)
+    root = module.params["root"]
+    files = wanted_files(root)
+    stale = sorted(path for path, (text, mode) in files.items() if not is_current(path, text, mode))
+    surplus = sorted(found_files(root) - set(files))
+    if not module.check_mode:
+        for path in stale:
+            write(path, *files[path])
+        for path in surplus:
+            os.unlink(path)
+    module.exit_json(
+        changed=bool(stale or surplus),
+        written=stale,
+        removed=surplus,
+        diff={"before": "\n".join(surplus), "after": "\n".join(stale)},
+    )
+
+
+if __name__ == "__main__":
+    main()
