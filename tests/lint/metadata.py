@@ -2,7 +2,7 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What no other linter looks at: two files that must say the same, and files that every role must have."""
+"""What no other linter looks at: files that must say the same, and files that must be there, or must not."""
 
 from __future__ import annotations
 
@@ -64,9 +64,21 @@ def requirements_against_galaxy(repo: Path) -> Iterator[str]:
             yield f"{name}: galaxy.yml says {wanted.get(name)!r}, requirements.yml {listed.get(name)!r}"
 
 
+def silenced(repo: Path) -> Iterator[str]:
+    """A finding of ansible-lint or ansible-test is mended, not silenced."""
+    for name in [".ansible-lint-ignore", *(f"tests/sanity/{path.name}" for path in repo.glob("tests/sanity/ignore*"))]:
+        if (repo / name).exists():
+            yield f"{name}: is a list of findings to ignore"
+    for folder in ("inventory", "molecule", "playbooks", "roles"):
+        for path in sorted(repo.joinpath(folder).rglob("*.yml")):
+            if "# noqa" in path.read_text(encoding="utf-8"):
+                yield f"{path.relative_to(repo)}: silences a finding"
+
+
 def findings(repo: Path) -> Iterator[str]:
     """All that is wrong, a sentence each."""
     yield from requirements_against_galaxy(repo)
+    yield from silenced(repo)
     for role in sorted(path for path in (repo / "roles").glob("*") if path.is_dir()):
         yield from missing_files(repo, role)
         yield from defaults_against_specs(repo, role)
