@@ -21,7 +21,8 @@ Habits it copies, each measured on vLLM 0.32 (a tiny model on a CPU) or read in 
 * API keys guard the prefixes /v1, /v2, /inference and /cohere alone: /invocations and /tokenize are open.
 * A request that its client leaves is aborted, and is not counted in vllm:request_success_total.
 * --max-num-queued-reqs rejects with 503. HTTP keep-alive ends after VLLM_HTTP_TIMEOUT_KEEP_ALIVE (5 s).
-* The same metric names, labels and buckets, but for python_*, http_request_size and http_request_duration.
+* The names, labels and buckets of all vllm:* metrics but vllm:cache_config_info; beside them process_* and
+  http_requests_total.
 
 It starts like the real one: `python -m vllm.entrypoints.openai.api_server --model M`, `vllm serve M`; options also from
 `--config FILE.yaml`, one `key: <JSON>` a line. Options that it does not know are accepted and do nothing.
@@ -790,7 +791,7 @@ class Exchange:
     def respond(self, status: int, body: bytes = b"", kind: str = "", headers: str = "") -> None:
         """Answer in one piece."""
         content = f"content-length: {len(body)}\r\n" + (f"content-type: {kind}\r\n" if kind else "")
-        self.transport.write(self._head(status, content + headers) + body)
+        self.transport.write(self._head(status, content + headers) + (b"" if self.request.method == "HEAD" else body))
 
     def json(self, body: Any, status: int = 200, headers: str = "") -> None:
         self.respond(status, compact(body).encode(), "application/json", headers)

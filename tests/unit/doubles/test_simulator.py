@@ -247,6 +247,7 @@ def test_metrics_are_named_and_labelled_as_the_real_ones(shared: Server) -> None
         ("GET", "/v1anything", None, 401),
         ("GET", "/ready", None, 404),
         ("OPTIONS", "/v1/models", None, 405),
+        ("HEAD", "/health", None, 405),
         ("POST", COMPLETIONS, None, 401),
         ("POST", COMPLETIONS, "k1", 200),
         ("POST", "/invocations", None, 200),
