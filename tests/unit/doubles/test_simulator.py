@@ -464,14 +464,14 @@ def test_sigterm_of_an_idle_server(launch: Callable[..., Server]) -> None:
 
 def test_sigterm_drains_with_a_shutdown_timeout(launch: Callable[..., Server]) -> None:
     server = launch("--shutdown-timeout", "30").ready()
-    stream = Stream(server, max_tokens=100).started()
+    stream = Stream(server, max_tokens=20).started()
     os.kill(server.engine, signal.SIGSTOP)  # so that the drain takes its time
     server.process.terminate()
     eventually(lambda: "mode=drain" in server.log.read_text())
     assert server.request("POST", COMPLETIONS, {"prompt": "hi", "max_tokens": 1})[0] == 500
     assert server.health() == 200
     os.kill(server.engine, signal.SIGCONT)
-    assert stream.text() == "".join(f" {number}" for number in range(100))
+    assert stream.text() == "".join(f" {number}" for number in range(20))
     assert server.exit_status() == 0
 
 
@@ -533,11 +533,12 @@ def test_queue(launch: Callable[..., Server]) -> None:
     metrics = eventually(lambda: (page := server.metrics())["vllm:num_requests_running{}"] and page)
     assert (metrics["vllm:num_requests_running{}"], metrics["vllm:num_requests_waiting{}"]) == (2, 1)
     assert 0 < metrics["vllm:kv_cache_usage_perc{}"] < 1
+    server.script(token_seconds=0.001)
     assert [len(stream.finished()) for stream in streams] == [50, 50, 50]
     metrics = server.metrics()
     assert metrics['vllm:admission_rejections_total{reason="max_num_queued_reqs"}'] == 1
     assert metrics["vllm:num_requests_running{}"] == metrics["vllm:num_requests_waiting{}"] == 0
-    assert metrics["vllm:request_queue_time_seconds_sum{}"] > 0.3
+    assert metrics["vllm:request_queue_time_seconds_sum{}"] > 0
     assert metrics["vllm:generation_tokens_total{}"] == 150
 
 
