@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: instance_config
 short_description: Write the configuration of a node's vLLM instances
 version_added: "0.1.0"
-author: The inferops authors
+author:
+  - The inferops authors (@inferops)
 description:
   - Writes for each instance C(<name>.yaml), read by C(vllm serve --config), and C(<name>.json), read by the node's own
     tools, and says which running servers were started with another configuration, unit or environment than the present one.

@@ -8,11 +8,13 @@ DOCUMENTATION = r"""
 module: instance_wait
 short_description: Wait until vLLM instances of a node serve
 version_added: "0.1.0"
-author: The inferops authors
+author:
+  - The inferops authors (@inferops)
 description:
   - Waits for C(/health), then asks whether the server answers under the expected model name, then for one token,
     the only one of the three that reaches the engine.
-  - Fails when the time is over, with the end of the instance's journal; restarts nothing.
+  - Fails when the time is over, or as soon as systemd has restarted the server three times since, with the end of the
+    instance's journal; restarts nothing.
 attributes:
   check_mode:
     description: Changes nothing in any mode; in check mode it does not wait.
@@ -59,6 +61,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving import prob
 POLL_SECONDS = 0.5
 PROBE_SECONDS = 10
 JOURNAL_LINES = 15
+CRASH_LOOP_RESTARTS = 3
 
 
 class NotServing(Exception):
@@ -78,18 +81,28 @@ def obstacle(instance: serving.Instance, patience_seconds: float) -> str:
     return "" if answer.ok else f"/v1/completions: {answer}"
 
 
+def restarts(module: AnsibleModule, instance: serving.Instance) -> int:
+    """How often systemd restarted the server by itself."""
+    _rc, out, _err = module.run_command(["systemctl", "show", "--property=NRestarts", "--value", instance.unit])
+    return int(out.strip() or 0)
+
+
 def wait(module: AnsibleModule, instance: serving.Instance, deadline: float) -> None:
+    before = restarts(module, instance)
     while True:
-        patience = max(1.0, deadline - time.monotonic())
-        reason = obstacle(instance, patience)
+        reason = obstacle(instance, max(1.0, deadline - time.monotonic()))
         if not reason:
             return
         if time.monotonic() >= deadline:
-            raise NotServing(
-                f"instance {instance.name} does not serve after {module.params['timeout_seconds']} s ({reason})."
-                f" The end of its journal:\n{journal(module, instance)}"
-            )
+            raise NotServing(failure(module, instance, f"after {module.params['timeout_seconds']} s ({reason})"))
+        # Lower than before: the unit was started anew in the meantime, and counts from zero.
+        if restarts(module, instance) - before >= CRASH_LOOP_RESTARTS:
+            raise NotServing(failure(module, instance, f"and ended {CRASH_LOOP_RESTARTS} times while it was waited for"))
         time.sleep(POLL_SECONDS)
+
+
+def failure(module: AnsibleModule, instance: serving.Instance, reason: str) -> str:
+    return f"instance {instance.name} does not serve {reason}. The end of its journal:\n{journal(module, instance)}"
 
 
 def journal(module: AnsibleModule, instance: serving.Instance) -> str:

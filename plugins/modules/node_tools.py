@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: node_tools
 short_description: Install the collection's own tools on a node
 version_added: "0.1.0"
-author: The inferops authors
+author:
+  - The inferops authors (@inferops)
 description:
   - Writes the files that a node runs by itself to C(<root>/lib/inferops_vllm), the very same that the modules of this
     collection import, and their commands C(vllm-instance) and C(vllm-health-check) to C(<root>/bin).
@@ -47,6 +48,7 @@ removed:
 
 import os
 import sys
+from types import ModuleType
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -55,19 +57,38 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health import check
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance, launch, probe, process
 
 PACKAGES = {"_health": [_health, check], "_serving": [_serving, instance, launch, probe, process]}
-COMMANDS = {"vllm-health-check": "_health.check", "vllm-instance": "_serving.launch"}
-COMMAND = """#!{python} -I
+COMMANDS = {
+    "vllm-health-check": """
+import subprocess
+
+from inferops_vllm._health.check import main
+
+
+def run_command(command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    except subprocess.SubprocessError as error:
+        raise OSError(str(error)) from error
+
+
+main(run_command)
+""",
+    "vllm-instance": """
+from inferops_vllm._serving.launch import main
+
+main()
+""",
+}
+HEADER = """#!{python} -I
 import sys
 
 sys.path.insert(0, "{lib}")
-from inferops_vllm.{module} import main
-
-main()
 """
 
 
-def source(module) -> str:
-    return module.__loader__.get_source(module.__name__)
+def source(module: ModuleType) -> str:
+    # The module may lie in a zip file, so there is no file to read.
+    return module.__loader__.get_source(module.__name__)  # type: ignore[union-attr]
 
 
 def wanted_files(root: str) -> dict[str, tuple[str, int]]:
@@ -80,9 +101,9 @@ def wanted_files(root: str) -> dict[str, tuple[str, int]]:
             # A package's own source lies in its __init__.py.
             base = "__init__" if hasattr(module, "__path__") else module.__name__.rpartition(".")[2]
             files[os.path.join(package, name, f"{base}.py")] = (source(module), 0o644)
-    for name, module in COMMANDS.items():
-        text = COMMAND.format(python=sys.executable, lib=lib, module=module)
-        files[os.path.join(root, "bin", name)] = (text, 0o755)
+    header = HEADER.format(python=sys.executable, lib=lib)
+    for name, text in COMMANDS.items():
+        files[os.path.join(root, "bin", name)] = (header + text, 0o755)
     return files
 
 

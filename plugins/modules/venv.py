@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: venv
 short_description: Install a vLLM release into a virtual environment of its own
 version_added: "0.1.0"
-author: The inferops authors
+author:
+  - The inferops authors (@inferops)
 description:
   - Installs a vLLM release with uv, from a hash-locked requirements file, into C(<root>/venvs/<version>),
     and switches the symbolic link C(<root>/current) to it in one step.

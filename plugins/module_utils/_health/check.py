@@ -13,7 +13,6 @@ import argparse
 import fcntl
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -25,6 +24,9 @@ from .._serving.instance import Instance
 
 LOCK = os.path.join(instances.RUN_DIR, "health-check.lock")
 
+RunCommand = Callable[[list[str]], str]
+"""Runs a command and returns its standard output; raises OSError where it fails."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,31 +35,33 @@ class Settings:
     timeout_seconds: float = 5
 
 
-def running_seconds(instance: Instance) -> float | None:
-    """Seconds since systemd started the server, None where it does not run."""
-    command = ["systemctl", "show", "--property=ActiveState,ActiveEnterTimestampMonotonic", instance.unit]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    properties = dict(line.split("=", 1) for line in shown.splitlines())
-    if properties["ActiveState"] != "active":
-        return None
-    return time.monotonic() - int(properties["ActiveEnterTimestampMonotonic"]) / 1e6
+class Systemd:
+    """What the check asks of the runtime."""
 
+    def __init__(self, run_command: RunCommand) -> None:
+        self._run = run_command
 
-def restart(instance: Instance) -> None:
-    subprocess.run(["systemctl", "restart", "--no-block", instance.unit], timeout=30, check=True)
+    def running_seconds(self, instance: Instance) -> float | None:
+        """Seconds since the server was started, None where it does not run."""
+        shown = self._run(["systemctl", "show", "--property=ActiveState,ActiveEnterTimestampMonotonic", instance.unit])
+        properties = dict(line.split("=", 1) for line in shown.splitlines())
+        if properties["ActiveState"] != "active":
+            return None
+        return time.monotonic() - int(properties["ActiveEnterTimestampMonotonic"]) / 1e6
+
+    def restart(self, instance: Instance) -> None:
+        self._run(["systemctl", "restart", "--no-block", instance.unit])
 
 
 def check(
     instance: Instance,
     settings: Settings,
-    running: Callable[[Instance], float | None] = running_seconds,
+    runtime: Systemd,
     look: Callable[[Instance, float], probe.Answer] = probe.health,
-    act: Callable[[Instance], None] = restart,
     pause: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
     """Look at an instance and restart it if it fails every try; what was seen and done."""
-    age = running(instance)
-    if age is None:
+    if runtime.running_seconds(instance) is None:
         return {"verdict": "stopped"}
     answers: list[probe.Answer] = []
     for number in range(settings.tries):
@@ -68,12 +72,12 @@ def check(
             return {"verdict": "healthy", "tries": number + 1}
     evidence = {"tries": settings.tries, "evidence": [str(answer) for answer in answers]}
     # Asked again: the runtime itself may have restarted the server between the tries.
-    age = running(instance)
+    age = runtime.running_seconds(instance)
     if age is None:
         return {"verdict": "stopped", **evidence}
     if age < instance.start_grace_seconds:
         return {"verdict": "loading", "running_seconds": round(age), **evidence}
-    act(instance)
+    runtime.restart(instance)
     return {"verdict": "failed", "action": "restart", "running_seconds": round(age), **evidence}
 
 
@@ -81,18 +85,19 @@ def report(name: str, seen: dict[str, Any]) -> None:
     """One JSON line for whatever is not plainly healthy."""
     if seen["verdict"] != "healthy" or seen["tries"] > 1:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        print(json.dumps({"time": stamp, "instance": name, **seen}), flush=True)
+        sys.stdout.write(json.dumps({"time": stamp, "instance": name, **seen}) + "\n")
+        sys.stdout.flush()
 
 
-def check_all(settings: Settings) -> None:
+def check_all(settings: Settings, runtime: Systemd) -> None:
     for name in instances.names():
         try:
-            report(name, check(instances.load(name), settings))
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            report(name, check(instances.load(name), settings, runtime))
+        except (OSError, ValueError) as error:
             report(name, {"verdict": "unknown", "evidence": [f"{type(error).__name__}: {error}"]})
 
 
-def main() -> None:
+def main(run_command: RunCommand) -> None:
     parser = argparse.ArgumentParser(prog="vllm-health-check", description=__doc__)
     parser.add_argument("--tries", type=int, default=Settings.tries)
     parser.add_argument("--pause-seconds", type=float, default=Settings.pause_seconds)
@@ -103,5 +108,5 @@ def main() -> None:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit(0)  # the last minute's check is still at it
-        check_all(settings)
+            return  # the last minute's check is still at it
+        check_all(settings, Systemd(run_command))

@@ -46,7 +46,7 @@ def check(instance: Instance) -> None:
 def _remove_leftovers(instance: Instance) -> None:
     left = process.leftovers(instance.name)
     for found in left:
-        print(f"removing {found.name} (pid {found.pid}), left by an earlier server", file=sys.stderr, flush=True)
+        sys.stderr.write(f"removing {found.name} (pid {found.pid}), left by an earlier server\n")
         try:
             os.kill(found.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -88,4 +88,4 @@ def main() -> None:
         instance = instances.load(arguments.name)
         {"check": check, "run": run}[arguments.verb](instance)
     except (CannotStart, OSError, ValueError) as error:
-        sys.exit(f"vllm-instance: {arguments.name}: {error}")
+        raise SystemExit(f"vllm-instance: {arguments.name}: {error}") from error
