@@ -97,7 +97,9 @@ def wait(module: AnsibleModule, instance: serving.Instance, deadline: float) -> 
             raise NotServing(failure(module, instance, f"after {module.params['timeout_seconds']} s ({reason})"))
         # Lower than before: the unit was started anew in the meantime, and counts from zero.
         if restarts(module, instance) - before >= CRASH_LOOP_RESTARTS:
-            raise NotServing(failure(module, instance, f"and ended {CRASH_LOOP_RESTARTS} times while it was waited for"))
+            raise NotServing(
+                failure(module, instance, f"and ended {CRASH_LOOP_RESTARTS} times while it was waited for")
+            )
         time.sleep(POLL_SECONDS)
 
 

@@ -110,7 +110,10 @@ def wanted_files(root: str) -> dict[str, tuple[str, int]]:
 def found_files(root: str) -> set[str]:
     package = os.path.join(root, "lib", "inferops_vllm")
     return {
-        os.path.join(folder, name) for folder, _folders, names in os.walk(package) for name in names if name.endswith(".py")
+        os.path.join(folder, name)
+        for folder, _folders, names in os.walk(package)
+        for name in names
+        if name.endswith(".py")
     }
 
 

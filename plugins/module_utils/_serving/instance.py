@@ -13,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 CONFIG_DIR = "/etc/vllm/instances"
 RUN_DIR = "/run/vllm"
+UNPRINTABLE = re.compile("[^ -~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,13 @@ def names(config_dir: str = CONFIG_DIR) -> list[str]:
 
 
 def dump_config(options: dict[str, Any]) -> str:
-    return "".join(f"{option}: {json.dumps(value)}\n" for option, value in options.items())
+    return "".join(f"{option}: {_scalar(value)}\n" for option, value in options.items())
+
+
+def _scalar(value: Any) -> str:
+    """JSON that YAML reads alike: it refuses unprintable characters, and knows no surrogate pairs."""
+    text = json.dumps(value, ensure_ascii=False)
+    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def load_config(text: str) -> dict[str, Any]:

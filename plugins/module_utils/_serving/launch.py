@@ -40,7 +40,9 @@ def check(instance: Instance) -> None:
     shm = os.statvfs("/dev/shm")
     free = shm.f_bavail * shm.f_frsize
     if free < instance.shm_bytes:
-        raise CannotStart(f"/dev/shm has {free >> 20} MiB free and {instance.shm_bytes >> 20} MiB are needed: enlarge it")
+        raise CannotStart(
+            f"/dev/shm has {free >> 20} MiB free and {instance.shm_bytes >> 20} MiB are needed: enlarge it"
+        )
 
 
 def _remove_leftovers(instance: Instance) -> None:
@@ -53,7 +55,9 @@ def _remove_leftovers(instance: Instance) -> None:
             continue
     stuck = process.wait_gone([found.pid for found in left], LEFTOVER_SECONDS)
     if stuck:
-        raise CannotStart(f"process {stuck[0]} of an earlier server does not die and may hold GPU memory: reboot the node")
+        raise CannotStart(
+            f"process {stuck[0]} of an earlier server does not die and may hold GPU memory: reboot the node"
+        )
 
 
 def run(instance: Instance) -> None:

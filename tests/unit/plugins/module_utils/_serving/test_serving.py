@@ -1,0 +1,173 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Instances' files, probes and the launcher's checks, on real files, sockets and processes."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as instances
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import launch, probe, process
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(min_size=1, max_size=50), inner),
+    max_leaves=5,
+)
+
+
+def instance(**changes: object) -> Instance:
+    return Instance(**{"name": "tiny", "port": 1, "served_model_name": "tiny", "user": "vllm", "root": "/o", **changes})
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z-]{0,20}", fullmatch=True), VALUES))
+def test_config_means_the_same_to_us_and_to_yaml(options):
+    text = instances.dump_config(options)
+    assert instances.load_config(text) == options
+    assert (yaml.safe_load(text) or {}) == options
+
+
+def test_description_survives_the_file(tmp_path):
+    written = instance(environment={"A": "1"}, config_dir=str(tmp_path))
+    (tmp_path / "tiny.json").write_text(written.dump())
+    assert instances.load("tiny", str(tmp_path)) == written
+    assert instances.names(str(tmp_path)) == ["tiny"]
+    assert instances.names(str(tmp_path / "missing")) == []
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        status, body = {
+            "/health": (200, b""),
+            "/v1/models": (200, b'{"data": [{"id": "tiny"}]}'),
+        }.get(self.path, (404, b"no"))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_probe_of_a_server(port):
+    assert probe.health(instance(port=port), 5).ok
+    assert probe.served_models(instance(port=port), 5) == ["tiny"]
+    assert str(probe.request(instance(port=port), "GET", "/nothing", 5)) == "HTTP 404"
+
+
+def test_probe_of_nobody_is_an_answer():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    answer = probe.health(instance(port=port), 5)
+    assert not answer.ok
+    assert "ConnectionRefusedError" in str(answer)
+    assert probe.served_models(instance(port=port), 5) == []
+
+
+def test_probe_of_the_deaf_ends():
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        answer = probe.health(instance(port=deaf.getsockname()[1]), 0.2)
+    assert "timed out" in str(answer)
+    assert answer.seconds < 5
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"\xff", b""])
+def test_models_of_a_server_that_talks_nonsense(monkeypatch, body):
+    monkeypatch.setattr(probe, "request", lambda *_arguments, **_named: probe.Answer(200, body, "", 0))
+    assert probe.served_models(instance(), 1) == []
+
+
+class TestLauncher:
+    @staticmethod
+    def engine(name: str) -> subprocess.Popen[bytes]:
+        program = (
+            "import sys, time; open('/proc/self/comm', 'w').write('VLLM::EngineCor'); print(flush=True); time.sleep(60)"
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-c", program], env={**os.environ, process.MARK: name}, stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        return child
+
+    def test_leftovers_of_this_instance_are_removed_and_no_others(self):
+        with self.engine("mine") as mine, self.engine("minefield") as other:
+            launch.check(instance(name="mine", port=_free_port()))
+            assert mine.wait(5) == -9
+            assert other.poll() is None
+            other.kill()
+
+    def test_held_port_is_refused(self, port):
+        with pytest.raises(launch.CannotStart, match=rf"port {port} is held by .+ \(pid {os.getpid()}\): stop it"):
+            launch.check(instance(name="nobody", port=port))
+
+    def test_small_shm_is_refused(self):
+        with pytest.raises(launch.CannotStart, match="/dev/shm has .* MiB free and .* MiB are needed: enlarge it"):
+            launch.check(instance(name="nobody", port=_free_port(), shm_bytes=1 << 60))
+
+    def test_becomes_the_server_from_the_real_directory(self, tmp_path, monkeypatch):
+        venv = tmp_path / "venvs/0.33.0"
+        venv.mkdir(parents=True)
+        (venv / ".inferops.json").write_text('{"variant": "cpu"}')
+        (tmp_path / "current").symlink_to("venvs/0.33.0")
+        (tmp_path / "tiny.yaml").write_text("port: 1\n")
+        (tmp_path / "tiny.json").write_text("{}\n")
+        became: list[tuple[str, list[str], dict[str, str]]] = []
+        monkeypatch.setattr(launch.os, "execve", lambda *arguments: became.append(arguments))
+        launch.run(
+            instance(root=str(tmp_path), config_dir=str(tmp_path), run_dir=str(tmp_path / "."), environment={"A": "1"})
+        )
+        program, argv, environment = became[0]
+        assert program == f"{venv}/bin/python"
+        assert argv[1:] == ["-m", "vllm.entrypoints.openai.api_server", "--config", f"{tmp_path}/tiny.yaml"]
+        assert (environment["A"], environment[process.MARK]) == ("1", "tiny")
+
+
+def test_record_names_the_configuration_of_the_start(tmp_path):
+    (tmp_path / "tiny.yaml").write_text("port: 1\n")
+    (tmp_path / "tiny.json").write_text("{}\n")
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    launch._record(instance(config_dir=str(tmp_path), run_dir=str(run_dir)), "/venv")
+    record = json.loads((run_dir / "tiny.json").read_text())
+    assert record == {"pid": os.getpid(), "digest": instances.digest("port: 1\n", "{}\n"), "venv": "/venv"}
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def test_listeners_are_found(port):
+    assert [found.pid for found in process.listeners(port)] == [os.getpid()]
+    assert process.listeners(_free_port()) == []
+
+
+def test_zombies_count_as_gone(tmp_path: Path):
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert process.wait_gone([child.pid], 1) == []
+    child.wait()
