@@ -12,7 +12,8 @@ author:
   - The inferops authors (@inferops)
 description:
   - Writes for each instance C(<name>.yaml), read by C(vllm serve --config), and C(<name>.json), read by the node's own
-    tools, and says which running servers were started with another configuration, unit or environment than the present one.
+    tools, and says which running servers were started with another configuration, unit or environment than the
+    present one.
   - Starts, stops and restarts nothing.
 attributes:
   check_mode:
@@ -103,7 +104,7 @@ options:
     type: int
     default: 600
   unit_checksum:
-    description: Checksum of the unit that runs the instances; another one than at a server's start makes that server stale.
+    description: Checksum of the unit that runs the instances. A server that was started by another one is stale.
     type: str
     default: ""
 """
@@ -123,7 +124,7 @@ changed_instances:
   elements: str
   returned: success
 stale:
-  description: Names of the instances that run, but with another configuration, unit or environment than the present one.
+  description: Names of the instances that run, with another configuration, unit or environment than the present one.
   type: list
   elements: str
   returned: success
@@ -143,7 +144,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
-SECRET_OPTION = "api-key"
+KEYS_OPTION = "api-key"
 
 
 class ConfigError(Exception):
@@ -177,8 +178,8 @@ def options(spec: dict, params: dict) -> dict:
         "host": params["host"],
         "port": spec["port"],
     }
-    keys = {SECRET_OPTION: params["api_keys"]} if params["api_keys"] else {}
-    return {**own, **{**params["default_args"], **spec["args"]}, "served-model-name": own["served-model-name"], **keys}
+    keys = {KEYS_OPTION: params["api_keys"]} if params["api_keys"] else {}
+    return {**own, **params["default_args"], **spec["args"], "served-model-name": own["served-model-name"], **keys}
 
 
 def environment(spec: dict, params: dict) -> dict[str, str]:
@@ -213,7 +214,7 @@ def read(path: str) -> str:
 
 def masked(text: str) -> str:
     return "".join(
-        f"{SECRET_OPTION}: ********\n" if line.startswith(f"{SECRET_OPTION}: ") else line
+        f"{KEYS_OPTION}: ********\n" if line.startswith(f"{KEYS_OPTION}: ") else line
         for line in text.splitlines(keepends=True)
     )
 

@@ -58,7 +58,7 @@ options:
     type: str
     required: true
   index_url:
-    description: Package index instead of PyPI. May carry credentials; handed on by environment, never on a command line.
+    description: Package index instead of PyPI. May carry credentials; uv gets it by its environment.
     type: str
   extra_index_urls:
     description: Further package indexes. May carry credentials.

@@ -40,7 +40,8 @@ def serves_again(host, old):
 @pytest.mark.parametrize(("name", "port"), [("open", 8000), ("second", 8001)])
 def test_instances_serve_and_start_at_boot(host, name, port):
     service = host.service(f"vllm@{name}.service")
-    assert service.is_running and service.is_enabled, host.run(f"journalctl -u vllm@{name}").stdout
+    assert service.is_enabled
+    assert service.is_running, host.run(f"journalctl -u vllm@{name}").stdout
     assert json.loads(get(host, "/v1/models", port).stdout)["data"][0]["id"] == name
 
 
@@ -74,13 +75,16 @@ def test_kill_of_the_engine(host):
     assert len(engines(host)) == 1
 
 
+def start_engine(host, unit, instance):
+    """An engine process outside of the instance's control group."""
+    program = "open('/proc/self/comm', 'w').write('VLLM::EngineCor'); import time; time.sleep(600)"
+    run = f"systemd-run --quiet --unit {unit} --uid vllm --setenv INFEROPS_VLLM_INSTANCE={instance}"
+    host.check_output(f'{run} python3 -c "{program}"')
+
+
 def test_leftover_engine_is_removed_before_a_start(host):
-    """One that a cgroup kill could not reach, as a server leaves that was started by hand."""
     host.check_output("systemctl stop vllm@open")
-    host.check_output(
-        "systemd-run --quiet --unit leftover --uid vllm --setenv INFEROPS_VLLM_INSTANCE=open "
-        "python3 -c \"open('/proc/self/comm', 'w').write('VLLM::EngineCor'); import time; time.sleep(600)\""
-    )
+    start_engine(host, "leftover", "open")
     wait_until(lambda: engines(host))
     leftover = engines(host)
     host.check_output("systemctl start vllm@open")
@@ -89,10 +93,7 @@ def test_leftover_engine_is_removed_before_a_start(host):
 
 
 def test_foreign_engine_is_left_alone(host):
-    host.check_output(
-        "systemd-run --quiet --unit foreign --uid vllm --setenv INFEROPS_VLLM_INSTANCE=another "
-        "python3 -c \"open('/proc/self/comm', 'w').write('VLLM::EngineCor'); import time; time.sleep(600)\""
-    )
+    start_engine(host, "foreign", "another")
     old = main_pid(host)
     host.check_output("systemctl restart vllm@open")
     wait_until(lambda: serves_again(host, old))

@@ -4,8 +4,8 @@
 """An instance as its node knows it: the two files under /etc/vllm/instances and the record of its running server.
 
 `<name>.yaml` is what `vllm serve --config` reads: one `option: <JSON value>` a line, which is valid YAML and needs no
-YAML parser. `<name>.json` is what the node's own tools read. `/run/vllm/<name>.json` is written by the launcher and says
-which configuration the running server was started with.
+YAML parser. `<name>.json` is what the node's own tools read. `/run/vllm/<name>.json` is written by the launcher and
+says which configuration the running server was started with.
 """
 
 from __future__ import annotations

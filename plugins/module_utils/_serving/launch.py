@@ -35,7 +35,8 @@ def check(instance: Instance) -> None:
     _remove_leftovers(instance)
     for holder in process.listeners(instance.port):
         raise CannotStart(
-            f"port {instance.port} is held by {holder.name} (pid {holder.pid}): stop it, or give the instance another port"
+            f"port {instance.port} is held by {holder.name} (pid {holder.pid}):"
+            " stop it, or give the instance another port"
         )
     shm = os.statvfs("/dev/shm")
     free = shm.f_bavail * shm.f_frsize

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 LISTEN = "0A"
 TITLE = "VLLM::"

@@ -25,7 +25,7 @@ class Runtime(health.Systemd):
         self.ages = list(ages)
         self.restarted: list[str] = []
 
-    def running_seconds(self, instance: Instance) -> float | None:
+    def running_seconds(self, _instance: Instance) -> float | None:
         return self.ages.pop(0) if len(self.ages) > 1 else self.ages[0]
 
     def restart(self, instance: Instance) -> None:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -125,7 +124,7 @@ class TestLauncher:
             launch.check(instance(name="nobody", port=port))
 
     def test_small_shm_is_refused(self):
-        with pytest.raises(launch.CannotStart, match="/dev/shm has .* MiB free and .* MiB are needed: enlarge it"):
+        with pytest.raises(launch.CannotStart, match=r"/dev/shm has .* MiB free and .* MiB are needed: enlarge it"):
             launch.check(instance(name="nobody", port=_free_port(), shm_bytes=1 << 60))
 
     def test_becomes_the_server_from_the_real_directory(self, tmp_path, monkeypatch):
@@ -166,7 +165,7 @@ def test_listeners_are_found(port):
     assert process.listeners(_free_port()) == []
 
 
-def test_zombies_count_as_gone(tmp_path: Path):
+def test_zombies_count_as_gone():
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert process.wait_gone([child.pid], 1) == []
