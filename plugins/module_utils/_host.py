@@ -1,0 +1,133 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What only the host itself knows: its distribution, disks, listening programs and GPUs. Looks, and changes nothing."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from typing import Any
+
+# What a process of an instance shows of itself: its unit, or its configuration file on the command line.
+UNIT = re.compile(r"/vllm@([^/\s]+)\.service")
+CONFIG = re.compile(r"/etc/vllm/instances/([^/\s\0]+)\.yaml")
+LISTENING = "0A"
+DRIVER_VERSION = re.compile(r"\b\d{3,}\.\d+(?:\.\d+)?\b")
+
+
+def look(*, paths: Collection[str], ports: Collection[int], root: str = "/") -> dict[str, Any]:
+    """Facts of the host; `root` is another directory in tests."""
+    return {
+        "distribution": distribution(_read(os.path.join(root, "etc/os-release"))),
+        "service_manager": "systemd" if os.path.isdir(os.path.join(root, "run/systemd/system")) else "",
+        "paths": {path: path_facts(path) for path in paths},
+        "shm_bytes": shm_bytes(os.path.join(root, "dev/shm")),
+        "is_root": os.geteuid() == 0,
+        "listeners": listeners(os.path.join(root, "proc"), set(ports)),
+        "gpu_count": gpu_count(root),
+        "driver": driver(root),
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def distribution(os_release: str) -> dict[str, str]:
+    """Id, version and name, empty where the file does not say."""
+    pairs = (line.partition("=") for line in os_release.splitlines())
+    values = {key.strip(): value.strip().strip("'\"") for key, _separator, value in pairs}
+    return {"id": values.get("ID", ""), "version": values.get("VERSION_ID", ""), "name": values.get("PRETTY_NAME", "")}
+
+
+def path_facts(path: str) -> dict[str, Any]:
+    """Whether a path exists, and what the filesystem that it is or would be on has left."""
+    existing = os.path.abspath(path)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    return {
+        "exists": os.path.exists(path),
+        "device": os.stat(existing).st_dev,
+        "free_bytes": shutil.disk_usage(existing).free,
+    }
+
+
+def shm_bytes(path: str) -> int:
+    return shutil.disk_usage(path).total if os.path.ismount(path) else 0
+
+
+def listeners(proc: str, ports: Collection[int]) -> list[dict[str, Any]]:
+    """Who listens on these ports; `pid` is None where this user may not know."""
+    sockets = {
+        inode: port
+        for table in ("net/tcp", "net/tcp6")
+        for port, inode in listening_sockets(_read(os.path.join(proc, table)))
+        if port in ports
+    }
+    holders = dict(_holders(proc, set(sockets))) if sockets else {}
+    found: dict[int, dict[str, Any]] = {}
+    for inode, port in sorted(sockets.items(), key=lambda item: item[1]):
+        # IPv4 and IPv6 are two sockets, of one program as a rule.
+        if port not in found or found[port]["pid"] is None:
+            found[port] = {"port": port, **_describe(proc, holders.get(inode))}
+    return list(found.values())
+
+
+def listening_sockets(table: str) -> Iterator[tuple[int, str]]:
+    """Port and inode of each listening socket in a table of /proc/net."""
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == LISTENING:
+            yield int(fields[1].rpartition(":")[2], 16), fields[9]
+
+
+def _holders(proc: str, inodes: Collection[str]) -> Iterator[tuple[str, int]]:
+    """Inode and process, for each process that has one of the sockets open."""
+    for pid in sorted((int(name) for name in os.listdir(proc) if name.isdigit()), reverse=True):
+        for descriptor in glob.iglob(os.path.join(proc, str(pid), "fd", "*")):
+            try:
+                target = os.readlink(descriptor)
+            except OSError:
+                continue
+            if target.startswith("socket:[") and target[len("socket:[") : -1] in inodes:
+                yield target[len("socket:[") : -1], pid
+
+
+def _describe(proc: str, pid: int | None) -> dict[str, Any]:
+    if pid is None:
+        return {"pid": None, "program": "", "instance": ""}
+    folder = os.path.join(proc, str(pid))
+    return {"pid": pid, "program": _read(os.path.join(folder, "comm")).strip(), "instance": _instance(folder)}
+
+
+def _instance(folder: str) -> str:
+    """Name of the instance that a process belongs to, empty where it is of none."""
+    for file, pattern in (("cgroup", UNIT), ("cmdline", CONFIG)):
+        found = pattern.search(_read(os.path.join(folder, file)))
+        if found:
+            return found.group(1)
+    return ""
+
+
+def gpu_count(root: str = "/") -> int:
+    """GPUs that programs here can use; a container may have a device node for some of the host's GPUs only."""
+    nodes = [path for path in glob.glob(os.path.join(root, "dev/nvidia*")) if path.rpartition("nvidia")[2].isdigit()]
+    # Before the first use after boot the driver may not have made its nodes.
+    return len(nodes or glob.glob(os.path.join(root, "proc/driver/nvidia/gpus/*")))
+
+
+def driver(root: str = "/") -> str:
+    """Version of the loaded NVIDIA driver, empty where there is none."""
+    for file in ("sys/module/nvidia/version", "proc/driver/nvidia/version"):
+        found = DRIVER_VERSION.search(_read(os.path.join(root, file)))
+        if found:
+            return found.group()
+    return ""
