@@ -1,0 +1,44 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All that can be said of a host's inventory without asking the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from . import words as word_checks
+from .instances import check_instances
+from .models import Model
+from .options import Options
+from .wording import shown
+
+
+@dataclass(frozen=True)
+class Words:
+    """The shared words as the inventory gives them, of whatever type."""
+
+    instances: object
+    version: object = None
+    variant: object = "cuda"
+    runtime: object = "systemd"
+    user: object = "vllm"
+    root: object = "/opt/vllm"
+
+
+def check_words(words: Words, models: Mapping[str, Model], options: Options | None) -> list[str]:
+    return [
+        *word_checks.check_version(words.version),
+        *word_checks.check_variant(words.variant),
+        *word_checks.check_runtime(words.runtime),
+        *word_checks.check_user(words.user),
+        *word_checks.check_root(words.root),
+        *check_instances(words.instances, models, options, with_gpus=words.variant == "cuda"),
+    ]
+
+
+def warnings(words: Words, options: Options | None) -> list[str]:
+    if options is not None or any(word_checks.check_version(words.version)):
+        return []
+    return [f"vllm_version is {shown(words.version)}, whose options are not known here: args are not checked."]

@@ -1,0 +1,57 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The shared words of the inventory that are no list: `vllm_version`, `vllm_variant`, `vllm_runtime` and so on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from .wording import listed, missing, nearest, problem
+
+VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+]{0,40}")
+# What useradd takes.
+USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+DIRECTORY = re.compile(r"(/[A-Za-z0-9_.@+-]+)+")
+VARIANTS = ("cuda", "cpu")
+RUNTIMES = ("systemd",)
+LATER_RUNTIMES = ("supervisor", "docker", "tmux", "screen")
+
+
+def check_version(version: object) -> Iterator[str]:
+    remedy = 'give a release in quotes, such as "0.33.0"'
+    if version is None:
+        yield missing("vllm_version", remedy)
+    elif not isinstance(version, str) or not VERSION.fullmatch(version):
+        yield problem("vllm_version", version, "not a release of vLLM", remedy)
+
+
+def check_variant(variant: object) -> Iterator[str]:
+    if variant not in VARIANTS:
+        yield problem("vllm_variant", variant, "an unknown variant", f"use {listed(VARIANTS, 'or')}")
+
+
+def check_runtime(runtime: object) -> Iterator[str]:
+    if runtime in RUNTIMES:
+        return
+    available = f"use {listed(RUNTIMES, 'or')}"
+    if runtime in LATER_RUNTIMES:
+        yield problem("vllm_runtime", runtime, "which is planned, but not available yet", available)
+        return
+    meant = nearest(runtime, RUNTIMES) if isinstance(runtime, str) else None
+    yield problem("vllm_runtime", runtime, "an unknown runtime", f"did you mean {meant}?" if meant else available)
+
+
+def check_user(user: object) -> Iterator[str]:
+    remedy = "use lower case letters, digits, '_' and '-', a letter first, 32 at most"
+    if not isinstance(user, str) or not USER.fullmatch(user):
+        yield problem("vllm_user", user, "which cannot name a user", remedy)
+    elif user == "root":
+        yield problem("vllm_user", user, "and a server must not run as root", "name a user of its own, such as vllm")
+
+
+def check_root(root: object) -> Iterator[str]:
+    if not isinstance(root, str) or not DIRECTORY.fullmatch(root) or ".." in root.split("/"):
+        remedy = "give an absolute path without spaces, such as /opt/vllm"
+        yield problem("vllm_root", root, "not the path of a directory", remedy)
