@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: model
 short_description: Store models on a host, complete or not at all
 version_added: "0.1.0"
-author: The inferops authors
+author: The inferops authors (@inferops)
 description:
   - Brings the models of a host's instances to C(<root>/<name>/<revision>), from a hub such as Hugging Face's or from a
     directory on the controller. A model that several instances share is stored once.
@@ -59,6 +59,12 @@ options:
       - File on the controller with a token for gated or private models, on one line. It may be encrypted with Vault.
       - The token reaches the process that downloads, and nothing else, by its environment.
     type: path
+  _step:
+    description: Internal use only. What the action plugin asks of the host.
+    type: dict
+  _token:
+    description: Internal use only. The token that the action plugin read.
+    type: str
 notes:
   - A file of a directory goes through Ansible's temporary directory on the host (C(ansible_remote_tmp)), which must
     have room for the largest one.
@@ -331,6 +337,8 @@ def main() -> None:
             result = models[0].store(step["incoming"])
     except ModelError as error:
         module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"cannot store below {module.params['root']} ({error}): make room, or correct root")
     module.exit_json(**result)
 
 

@@ -103,7 +103,6 @@ class Place:
         paths = [self.root, self.home, *_tree(self.path, stored.files if stored else ())]
         return [path for path in paths if os.path.lexists(path) and ownership.differs(path)]
 
-
     def clean(self) -> None:
         """Remove what is of no use once the model is stored: attempts at it, at other revisions too."""
         for leftover in glob.glob(os.path.join(glob.escape(self.home), ".*.partial")):

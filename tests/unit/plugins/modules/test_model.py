@@ -156,6 +156,14 @@ def test_no_room(call: Call, tmp_path: Path, server: Hub, monkeypatch: pytest.Mo
     assert server.fetched("model.bin") == 0
 
 
+def test_a_disk_that_fails(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert "(Input/output error): make room, or correct root" in call("store", HOUSE)["msg"].replace("[Errno 5] ", "")
+
+
 def test_no_environment(call: Call) -> None:
     said = call("store", HOUSE, python="/nowhere/python")["msg"]
     assert said == "/nowhere/python does not exist: install vLLM's environment first, or correct python"
