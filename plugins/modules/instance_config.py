@@ -63,7 +63,7 @@ options:
   model_paths:
     description:
       - Directory on the node for each instance's name.
-      - An instance missing here must have an absolute path on the node as its O(instances[].model).
+      - An instance missing here must have a directory on the node as its O(instances[].model).
     type: dict
     default: {}
   default_args:
@@ -113,7 +113,7 @@ EXAMPLES = r"""
 - name: Configure the instances
   inferops.vllm.instance_config:
     instances: "{{ vllm_instances }}"
-    model_paths: "{{ vllm_model_paths }}"
+    model_paths: "{{ ansible_facts['vllm_model_paths'] }}"
   register: configured
 """
 
@@ -153,11 +153,13 @@ class ConfigError(Exception):
 
 def model_path(spec: dict, model_paths: dict) -> str:
     """Directory of the instance's weights on this node."""
-    path = model_paths.get(spec["name"], spec["model"])
-    if not os.path.isabs(path):
+    if spec["name"] in model_paths:
+        return model_paths[spec["name"]]
+    path = spec["model"]
+    if not (os.path.isabs(path) and os.path.isdir(path)):
         raise ConfigError(
             f"instance {spec['name']}: the model {spec['model']} has no directory on this node:"
-            " run the role model_store first, or set model to an absolute path on the node"
+            " run the role model_store first, or set model to a directory on the node"
         )
     return path
 

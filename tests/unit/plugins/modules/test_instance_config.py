@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.modules import instance_config
 
-TINY: dict[str, Any] = {"name": "tiny", "port": 8000, "model": "/srv/tiny"}
+TINY: dict[str, Any] = {"name": "tiny", "port": 8000, "model": "/srv"}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_writes_what_the_server_and_the_tools_read(call, arguments):
     result = call(instance_config, **arguments, default_args={"max-model-len": 1, "seed": 3}, environment={"A": "0"})
     assert result["changed_instances"] == ["tiny"]
     assert config(arguments) == {
-        "model": "/srv/tiny",
+        "model": "/srv",
         "served-model-name": ["tiny"],
         "host": "0.0.0.0",
         "port": 8000,
@@ -76,7 +76,7 @@ def test_keys_are_masked_and_their_file_is_closed(call, arguments):
 @pytest.mark.parametrize(
     ("model", "args", "expected"),
     [
-        ("/srv/tiny", {}, ["tiny"]),
+        ("/srv", {}, ["tiny"]),
         ("org/big", {}, ["org/big"]),
         ("org/big", {"served-model-name": "short"}, ["short"]),
         ("org/big", {"served-model-name": ["a", "b"]}, ["a", "b"]),
