@@ -39,7 +39,7 @@ options:
     type: path
     required: true
   requirements_checksum:
-    description: SHA-1 of O(requirements), as M(ansible.builtin.copy) returns it; it tells one lock from another.
+    description: SHA-1 of O(requirements), known before the file is on the host; it tells one lock from another.
     type: str
     required: true
   variant:
@@ -95,7 +95,7 @@ EXAMPLES = r"""
     version: "0.33.0"
     uv_version: "0.13.9"
     requirements: /opt/vllm/requirements/cuda-0.33.0.txt
-    requirements_checksum: "{{ requirements.checksum }}"
+    requirements_checksum: "{{ lookup('ansible.builtin.file', 'cuda-0.33.0.txt', rstrip=false) | hash('sha1') }}"
 """
 
 RETURN = r"""
