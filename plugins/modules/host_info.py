@@ -76,7 +76,8 @@ host:
       sample: true
     listeners:
       description:
-        - For each of the O(ports) in use the C(pid) and C(program) that listens, and its vLLM C(instance), empty for none.
+        - For each of the O(ports) in use the C(pid) and C(program) that listens, and its vLLM C(instance), empty for
+          none.
         - The C(pid) is V(null) where the process cannot be seen.
       type: list
       elements: dict

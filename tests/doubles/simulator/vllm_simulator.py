@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -357,7 +356,7 @@ class Engine:
             self.step_end, channels = None, []
         elif self.step_end is not None:
             timeout = max(0.0, self.step_end - time.monotonic())
-        ready, _, _ = select.select([self.wakeup, *channels], [], [], timeout)
+        ready, _writable, _broken = select.select([self.wakeup, *channels], [], [], timeout)
         if self.wakeup in ready:
             self.wakeup.recv(4096)
         return self.channel in ready
@@ -548,7 +547,7 @@ class Metrics:
         self.created = time.time()
         self.model_name = settings.served_model_names[0]
         self.values: dict[tuple[str, str], float] = {}
-        for name, (_, label, values) in {**GAUGES, **COUNTERS}.items():
+        for name, (_documentation, label, values) in {**GAUGES, **COUNTERS}.items():
             self.values.update({(name, value): 0.0 for value in (values if label else ("",))})
         self.values["engine_sleep_state", "awake"] = 1.0
         lengths = one_two_five(settings.max_model_len)
@@ -671,7 +670,7 @@ class Metrics:
             yield from family(f"vllm:{name}_total", "counter", documentation)
             yield from (f"vllm:{name}_total{labels} {float(value)}" for labels, value in labelled)
             yield from family(f"vllm:{name}_created", "gauge", documentation)
-            yield from (f"vllm:{name}_created{labels} {self.created}" for labels, _ in labelled)
+            yield from (f"vllm:{name}_created{labels} {self.created}" for labels, _value in labelled)
 
     def _histograms(self) -> Iterable[str]:
         labels = self._labels()
@@ -857,7 +856,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
             return
         if split is None:
-            head, blank, _ = self.data.partition(b"\r\n\r\n")
+            head, blank, _body = self.data.partition(b"\r\n\r\n")
             if blank and b"100-continue" in head.lower():
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
@@ -1251,7 +1250,7 @@ class ApiServer:
     async def run(self, listener: socket.socket, pid: int, channel: socket.socket) -> None:
         """Serve until a signal or the engine's death ends it."""
         loop = asyncio.get_running_loop()
-        _, self.engine = await loop.create_connection(
+        _transport, self.engine = await loop.create_connection(
             lambda: EngineClient(pid, self.metrics, self._engine_died), sock=channel
         )
         self.faults = Faults(self.settings.script, self.engine)
@@ -1307,7 +1306,7 @@ class ApiServer:
         keys = self.settings.api_keys
         if not keys or request.method == "OPTIONS" or not request.path.startswith(GUARDED_PREFIXES):
             return True
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        scheme, _space, given = request.headers.get("authorization", "").partition(" ")
         matches = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
         return scheme.lower() == "bearer" and any(matches)
 

@@ -527,7 +527,7 @@ def test_queue(launch: Callable[..., Server]) -> None:
     options = ["--max-num-seqs", "2", "--max-num-queued-reqs", "3", "--max-model-len", "1024"]
     server = launch(*options, token_seconds=0.02).ready()
     server.script(hang=True)
-    streams = [Stream(server, max_tokens=50) for _ in range(3)]
+    streams = [Stream(server, max_tokens=50) for _stream in range(3)]
     assert server.request("POST", COMPLETIONS, {"prompt": "hi"})[0] == 503
     server.script(resume=True)
     metrics = eventually(lambda: (page := server.metrics())["vllm:num_requests_running{}"] and page)
@@ -574,7 +574,7 @@ def test_connections_are_kept_for_a_while(launch: Callable[..., Server]) -> None
 
 def test_fifty_streams_at_once(launch: Callable[..., Server]) -> None:
     server = launch(token_seconds=0.02).ready()
-    streams = [Stream(server, CHAT, max_tokens=40) for _ in range(50)]
+    streams = [Stream(server, CHAT, max_tokens=40) for _stream in range(50)]
     whole = "".join(f" {number}" for number in range(40))
     assert all(stream.text() == whole for stream in streams)
     # Together, not one after the other, which would take 2000.

@@ -101,7 +101,7 @@ def test_a_damaged_cache_is_no_obstacle(model: Path) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_many_forks_read_once(model: Path, read: Path) -> None:
     context = multiprocessing.get_context("fork")  # As Ansible does.
-    workers = [context.Process(target=directory.manifest_of, args=(str(model),)) for _ in range(12)]
+    workers = [context.Process(target=directory.manifest_of, args=(str(model),)) for _worker in range(12)]
     for worker in workers:
         worker.start()
     for worker in workers:

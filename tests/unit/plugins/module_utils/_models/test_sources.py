@@ -43,8 +43,8 @@ def test_source(base: str, model: str, revision: str, expected: Source) -> None:
 
 def test_home_directory(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", base)
-    (source,) = sources([{"name": "a", "model": "~/models/house"}], "/")
-    assert source.model == f"{base}/models/house"
+    found = sources([{"name": "a", "model": "~/models/house"}], "/")
+    assert [source.model for source in found] == [f"{base}/models/house"]
 
 
 def test_instances_share_a_model(base: str) -> None:
