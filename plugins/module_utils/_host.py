@@ -9,13 +9,14 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
+
+from ._serving import process
 
 # What a process of an instance shows of itself: its unit, or its configuration file on the command line.
 UNIT = re.compile(r"/vllm@([^/\s]+)\.service")
 CONFIG = re.compile(r"/etc/vllm/instances/([^/\s\0]+)\.yaml")
-LISTENING = "0A"
 DRIVER_VERSION = re.compile(r"\b\d{3,}\.\d+(?:\.\d+)?\b")
 
 
@@ -27,7 +28,7 @@ def look(*, paths: Collection[str], ports: Collection[int], root: str = "/") -> 
         "paths": {path: path_facts(path) for path in paths},
         "shm_bytes": shm_bytes(os.path.join(root, "dev/shm")),
         "is_root": os.geteuid() == 0,
-        "listeners": listeners(os.path.join(root, "proc"), set(ports)),
+        "listeners": listeners(os.path.join(root, "proc"), ports),
         "gpu_count": gpu_count(root),
         "driver": driver(root),
     }
@@ -66,46 +67,13 @@ def shm_bytes(path: str) -> int:
 
 def listeners(proc: str, ports: Collection[int]) -> list[dict[str, Any]]:
     """Who listens on these ports; `pid` is None where this user may not know."""
-    sockets = {
-        inode: port
-        for table in ("net/tcp", "net/tcp6")
-        for port, inode in listening_sockets(_read(os.path.join(proc, table)))
-        if port in ports
-    }
-    holders = dict(_holders(proc, set(sockets))) if sockets else {}
-    found: dict[int, dict[str, Any]] = {}
-    for inode, port in sorted(sockets.items(), key=lambda item: item[1]):
-        # IPv4 and IPv6 are two sockets, of one program as a rule.
-        if port not in found or found[port]["pid"] is None:
-            found[port] = {"port": port, **_describe(proc, holders.get(inode))}
-    return list(found.values())
+    return [{"port": port, **_describe(proc, found)} for port, found in process.listeners(ports, proc).items()]
 
 
-def listening_sockets(table: str) -> Iterator[tuple[int, str]]:
-    """Port and inode of each listening socket in a table of /proc/net."""
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 9 and fields[3] == LISTENING:
-            yield int(fields[1].rpartition(":")[2], 16), fields[9]
-
-
-def _holders(proc: str, inodes: Collection[str]) -> Iterator[tuple[str, int]]:
-    """Inode and process, for each process that has one of the sockets open."""
-    for pid in sorted((int(name) for name in os.listdir(proc) if name.isdigit()), reverse=True):
-        for descriptor in glob.iglob(os.path.join(proc, str(pid), "fd", "*")):
-            try:
-                target = os.readlink(descriptor)
-            except OSError:
-                continue
-            if target.startswith("socket:[") and target[len("socket:[") : -1] in inodes:
-                yield target[len("socket:[") : -1], pid
-
-
-def _describe(proc: str, pid: int | None) -> dict[str, Any]:
-    if pid is None:
+def _describe(proc: str, found: process.Process | None) -> dict[str, Any]:
+    if found is None:
         return {"pid": None, "program": "", "instance": ""}
-    folder = os.path.join(proc, str(pid))
-    return {"pid": pid, "program": _read(os.path.join(folder, "comm")).strip(), "instance": _instance(folder)}
+    return {"pid": found.pid, "program": found.name, "instance": _instance(os.path.join(proc, str(found.pid)))}
 
 
 def _instance(folder: str) -> str:

@@ -33,7 +33,8 @@ class CannotStart(Exception):
 def check(instance: Instance) -> None:
     """Remove what an earlier server of this instance left; refuse where a start cannot succeed."""
     _remove_leftovers(instance)
-    for holder in process.listeners(instance.port):
+    holder = process.listeners({instance.port}).get(instance.port)
+    if holder:
         raise CannotStart(
             f"port {instance.port} is held by {holder.name} (pid {holder.pid}):"
             " stop it, or give the instance another port"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 LISTEN = "0A"
@@ -22,17 +22,15 @@ MARK = "INFEROPS_VLLM_INSTANCE"
 class Process:
     pid: int
     name: str
-    uid: int
 
 
-def processes() -> Iterator[Process]:
-    for entry in os.listdir("/proc"):
+def processes(proc: str = "/proc") -> Iterator[Process]:
+    for entry in os.listdir(proc):
         if not entry.isdigit():
             continue
         try:
-            with open(f"/proc/{entry}/comm", encoding="utf-8", errors="replace") as stream:
-                name = stream.read().strip()
-            yield Process(int(entry), name, os.stat(f"/proc/{entry}").st_uid)
+            with open(f"{proc}/{entry}/comm", encoding="utf-8", errors="replace") as stream:
+                yield Process(int(entry), stream.read().strip())
         except OSError:
             continue  # gone since the listing
 
@@ -70,29 +68,38 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def listeners(port: int) -> list[Process]:
-    """Processes that listen on a TCP port; needs root to see those of others."""
-    inodes = set(_listening_inodes(port))
-    return [found for found in processes() if inodes & _socket_inodes(found.pid)] if inodes else []
+def listeners(ports: Collection[int], proc: str = "/proc") -> dict[int, Process | None]:
+    """Those of the TCP ports that are listened on, each with its process; None where this user may not see it."""
+    sockets = {inode: port for port, inode in _listening_sockets(proc) if port in ports}
+    found: dict[int, Process | None] = dict.fromkeys(sorted(sockets.values()))
+    if not sockets:
+        return {}
+    # Children share their parent's socket: the oldest, told last, is the one to name.
+    for process in sorted(processes(proc), key=lambda seen: seen.pid, reverse=True):
+        for inode in _sockets(process.pid, proc) & sockets.keys():
+            found[sockets[inode]] = process
+    return found
 
 
-def _listening_inodes(port: int) -> Iterator[str]:
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+def _listening_sockets(proc: str) -> Iterator[tuple[int, str]]:
+    """Port and inode of each."""
+    for table in ("tcp", "tcp6"):
         try:
-            with open(table, encoding="ascii") as stream:
+            with open(f"{proc}/net/{table}", encoding="ascii") as stream:
                 rows = [line.split() for line in stream.readlines()[1:]]
         except OSError:
             continue
         for row in rows:
-            if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port:
-                yield row[9]
+            if row[3] == LISTEN:
+                yield int(row[1].rpartition(":")[2], 16), row[9]
 
 
-def _socket_inodes(pid: int) -> set[str]:
+def _sockets(pid: int, proc: str) -> set[str]:
+    """Inodes of the sockets that a process has open."""
     found = set()
     try:
-        for entry in os.listdir(f"/proc/{pid}/fd"):
-            match = re.match(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{entry}"))
+        for entry in os.listdir(f"{proc}/{pid}/fd"):
+            match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"{proc}/{pid}/fd/{entry}"))
             if match:
                 found.add(match[1])
     except OSError:

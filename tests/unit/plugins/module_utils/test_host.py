@@ -53,11 +53,6 @@ def test_distribution(os_release: str, expected: dict[str, str]) -> None:
     assert _host.distribution(os_release) == expected
 
 
-def test_listening_sockets() -> None:
-    assert list(_host.listening_sockets(TCP)) == [(8000, "4242")]
-    assert list(_host.listening_sockets("")) == []
-
-
 @pytest.mark.parametrize(
     ("cgroup", "cmdline", "instance"),
     [

@@ -161,8 +161,19 @@ def _free_port() -> int:
 
 
 def test_listeners_are_found(port):
-    assert [found.pid for found in process.listeners(port)] == [os.getpid()]
-    assert process.listeners(_free_port()) == []
+    free = _free_port()
+    (found,) = process.listeners({port, free}).items()
+    assert (found[0], found[1].pid) == (port, os.getpid())
+    assert process.listeners({free}) == {}
+
+
+def test_of_a_listener_and_its_children_the_listener_is_found():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) as child:
+            found = process.listeners({port})
+            child.kill()
+    assert [holder.pid for holder in found.values()] == [os.getpid()]
 
 
 def test_zombies_count_as_gone():
