@@ -142,6 +142,7 @@ import pwd
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.inferops.vllm.plugins.module_utils._models.sources import is_hub_id
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 KEYS_OPTION = "api-key"
@@ -169,7 +170,7 @@ def served_names(spec: dict) -> list[str]:
     asked = spec["args"].get("served-model-name")
     if asked:
         return asked if isinstance(asked, list) else [asked]
-    return [spec["name"] if os.path.isabs(spec["model"]) or spec["model"].startswith(".") else spec["model"]]
+    return [spec["model"] if is_hub_id(spec["model"]) else spec["name"]]
 
 
 def options(spec: dict, params: dict) -> dict:

@@ -30,8 +30,8 @@ options:
     description:
       - Instances, each a dictionary with C(name), C(model) and C(revision). Other keys are not looked at, so that
         C(vllm_instances) can be given as it is.
-      - C(model) is a directory on the controller, absolute or relative to the playbook, or a hub id such as
-        C(org/name).
+      - C(model) is a hub id such as C(org/name), or a directory on the controller, absolute or relative to the
+        playbook. C(./a/b) is a directory, C(a/b) is none.
       - C(revision) of a hub id is a commit of 40 hexadecimal digits. For a directory it is a name of your choice, by
         default the first 12 digits of the checksum of its contents.
     type: list

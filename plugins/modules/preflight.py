@@ -28,8 +28,7 @@ options:
   instances:
     description:
       - C(vllm_instances) of the host, a list of mappings.
-      - A relative directory as C(model) counts from C(playbook_dir). C(a/b) is a directory where there is one, and a
-        hub id otherwise.
+      - A relative directory as C(model) counts from C(playbook_dir). C(./a/b) is one, C(a/b) is a hub id.
       - Of whatever type; a wrong one is a problem like any other.
     type: raw
   version:

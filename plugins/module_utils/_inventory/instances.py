@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._models.sources import COMMIT, HUB_ID
+from .._models.sources import COMMIT, is_hub_id
 from .._models.sources import NAME as STORED_NAME
 from .models import Model
 from .options import Options, canonical, check_args
@@ -148,11 +148,11 @@ def _check_model(where: str, words: Mapping[Any, Any], models: Mapping[str, Mode
         yield problem(variable, model, "not a string", remedy)
         return
     found = models.get(model, Model(None))
-    if found.directory is not None:
+    if is_hub_id(model):
+        yield from _check_hub_revision(where, model, words.get("revision"))
+    elif found.directory is not None:
         yield from _check_directory(variable, model, found.directory, found)
         yield from _check_directory_revision(f"{where}.revision", words.get("revision"))
-    elif HUB_ID.fullmatch(model):
-        yield from _check_hub_revision(where, model, words.get("revision"))
     else:
         yield problem(variable, model, "neither a directory on the controller nor an id on the hub", remedy)
 
@@ -160,7 +160,7 @@ def _check_model(where: str, words: Mapping[Any, Any], models: Mapping[str, Mode
 def _check_directory(variable: str, model: str, directory: str, found: Model) -> Iterator[str]:
     if not found.exists:
         trouble = f"but the controller has no directory {directory}"
-        yield problem(variable, model, trouble, "correct the path, or put the model there")
+        yield problem(variable, model, trouble, "put the model there, or give the id of one on the hub (org/name)")
     elif not found.has_config:
         trouble = f"but {directory} has no config.json"
         yield problem(variable, model, trouble, "give the directory that holds the model's files themselves")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .._models.sources import is_directory
+from .._models.sources import directory_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Model:
     """Where the weights come from."""
 
     directory: str | None
-    """Absolute path on the controller; None for anything else, a hub id most likely."""
+    """Absolute path on the controller; None for what is no path, a hub id most likely."""
     exists: bool = False
     has_config: bool = False
     size_bytes: int = 0
@@ -29,9 +29,9 @@ class Model:
 
 def find(model: str, base: str) -> Model:
     """Look for a model; a relative path counts from `base`, the directory of the playbook."""
-    if "\0" in model or not is_directory(model, base):
+    directory = None if "\0" in model else directory_of(model, base)
+    if directory is None:
         return Model(None)
-    directory = os.path.normpath(os.path.join(base, os.path.expanduser(model)))
     if not os.path.isfile(os.path.join(directory, "config.json")):
         return Model(directory, exists=os.path.isdir(directory))
     return Model(directory, exists=True, has_config=True, size_bytes=sum(map(os.path.getsize, _files(directory))))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the models of the instances come from, and what they are called on the node. Runs on the controller."""
+"""Where the models of the instances come from, and what they are called on the node."""
 
 from __future__ import annotations
 
@@ -31,9 +31,14 @@ class Source:
     revision: str
 
 
-def is_directory(model: str, base: str) -> bool:
-    """Whether model means a directory on the controller rather than a hub id."""
-    return model.startswith(("/", "~", "./", "../")) or os.path.isdir(os.path.join(base, model))
+def is_hub_id(model: str) -> bool:
+    """Whether model means one of a hub, or else a directory on the controller. The word alone tells, on any host."""
+    return HUB_ID.fullmatch(model) is not None
+
+
+def directory_of(model: str, base: str) -> str | None:
+    """Path on the controller of a model that is a directory, where a relative one counts from base."""
+    return None if is_hub_id(model) else os.path.normpath(os.path.join(base, os.path.expanduser(model)))
 
 
 def sources(instances: Iterable[Mapping[str, Any]], base: str) -> dict[Source, list[str]]:
@@ -59,20 +64,19 @@ def _source(instance: Mapping[str, Any], base: str) -> Source:
         raise ModelError("it has no model: name a hub id such as org/name, or a directory on the controller")
     if not isinstance(revision, str):
         raise ModelError(f"revision {revision!r} is not a string: put it in quotes")
-    if is_directory(model, base):
-        return _directory(os.path.normpath(os.path.join(base, os.path.expanduser(model))), revision)
-    if HUB_ID.fullmatch(model):
+    directory = directory_of(model, base)
+    if directory is None:
         return _hub(model, revision)
-    raise ModelError(
-        f"model {model!r} is neither a hub id such as org/name nor a directory on the controller"
-        f" (looked for {os.path.join(base, model)}): correct it"
-    )
+    if not os.path.isdir(directory):
+        raise ModelError(
+            f"model {model!r} is neither a hub id such as org/name nor a directory on the controller"
+            f" (looked for {directory}): correct it"
+        )
+    return _directory(directory, revision)
 
 
 def _directory(path: str, revision: str) -> Source:
     name = os.path.basename(path)
-    if not os.path.isdir(path):
-        raise ModelError(f"model directory {path} does not exist on the controller: correct model, or put it there")
     if not NAME.fullmatch(name):
         raise ModelError(
             f"model directory {path} has a name of other than letters, digits, '.', '_' and '-': rename it"
@@ -84,6 +88,8 @@ def _directory(path: str, revision: str) -> Source:
 
 def _hub(model: str, revision: str) -> Source:
     if not COMMIT.fullmatch(revision):
-        said = f"revision {revision!r} of model {model} is no commit" if revision else f"model {model} has no revision"
-        raise ModelError(f"{said}: pin the 40 hexadecimal digits of one, from the history of the model's files")
+        remedy = "pin the 40 hexadecimal digits of one, from the history of the model's files"
+        if revision:
+            raise ModelError(f"revision {revision!r} of model {model} is no commit: {remedy}")
+        raise ModelError(f"model {model} has no revision: {remedy}, or write ./{model} if it is a directory")
     return Source(HUB, model, model.replace("/", "--"), revision)

@@ -196,7 +196,7 @@ def test_wrong(play: Play, tmp_path: Path) -> None:
             {"models": [{**hub, "revision": "f" * 40}]},
             f"localhost: model org/house has no revision {'f' * 40}: take one from ",
         ),
-        ({"models": [{"name": "a", "model": "./nowhere"}]}, "nowhere does not exist on the controller: correct model"),
+        ({"models": [{"name": "a", "model": "./nowhere"}]}, "/nowhere): correct it"),
         (
             {"models": [hub], "token_file": "/nowhere/token"},
             "localhost: token_file /nowhere/token cannot be read on the controller: correct it",

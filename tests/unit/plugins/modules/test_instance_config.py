@@ -77,6 +77,8 @@ def test_keys_are_masked_and_their_file_is_closed(call, arguments):
     ("model", "args", "expected"),
     [
         ("/srv", {}, ["tiny"]),
+        ("./models/tiny", {}, ["tiny"]),
+        ("~/models/tiny", {}, ["tiny"]),
         ("org/big", {}, ["org/big"]),
         ("org/big", {"served-model-name": "short"}, ["short"]),
         ("org/big", {"served-model-name": ["a", "b"]}, ["a", "b"]),

@@ -18,7 +18,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def base(tmp_path: Path) -> str:
-    for name in ("models/house", "Qwen/local", "odd name"):
+    for name in ("house", "models/house", "Qwen/Qwen3-8B", "odd name"):
         (tmp_path / name).mkdir(parents=True)
     return str(tmp_path)
 
@@ -29,10 +29,9 @@ def base(tmp_path: Path) -> str:
         ("Qwen/Qwen3-8B", COMMIT, Source("hub", "Qwen/Qwen3-8B", "Qwen--Qwen3-8B", COMMIT)),
         ("{base}/models/house", "", Source("directory", "{base}/models/house", "house", "")),
         ("{base}/models/house/", "v1.2", Source("directory", "{base}/models/house", "house", "v1.2")),
-        ("models/house", "", Source("directory", "{base}/models/house", "house", "")),
+        ("house", "", Source("directory", "{base}/house", "house", "")),
         ("./models/../models/house", "", Source("directory", "{base}/models/house", "house", "")),
-        # A directory that is there is meant, as with vLLM itself.
-        ("Qwen/local", "", Source("directory", "{base}/Qwen/local", "local", "")),
+        ("models/house/", "", Source("directory", "{base}/models/house", "house", "")),
     ],
 )
 def test_source(base: str, model: str, revision: str, expected: Source) -> None:
@@ -50,7 +49,7 @@ def test_home_directory(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_instances_share_a_model(base: str) -> None:
     instances = [
         {"name": "a", "model": "Qwen/Qwen3-8B", "revision": COMMIT},
-        {"name": "b", "model": "models/house"},
+        {"name": "b", "model": "./models/house"},
         {"name": "c", "model": "Qwen/Qwen3-8B", "revision": COMMIT},
         {"name": "d", "model": f"{base}/models/house"},
     ]
@@ -68,16 +67,17 @@ def test_instances_share_a_model(base: str) -> None:
             "instance 'a': revision 'main' of model Qwen/Qwen3-8B is no commit: pin the 40 hexadecimal digits of one",
         ),
         ({"name": "a", "model": "Qwen/Qwen3-8B", "revision": COMMIT.upper()}, "is no commit"),
-        ({"name": "a", "model": "models/house", "revision": 12}, "revision 12 is not a string: put it in quotes"),
-        ({"name": "a", "model": "models/house", "revision": "../up"}, "revision '../up' has other than letters"),
-        ({"name": "a", "model": "/nowhere/house"}, "model directory /nowhere/house does not exist on the controller"),
-        ({"name": "a", "model": "./house"}, "does not exist on the controller: correct model, or put it there"),
+        ({"name": "a", "model": "./house", "revision": 12}, "revision 12 is not a string: put it in quotes"),
+        ({"name": "a", "model": "./house", "revision": "../up"}, "revision '../up' has other than letters"),
+        ({"name": "a", "model": "models/house"}, "of the model's files, or write ./models/house if it is a directory"),
+        ({"name": "a", "model": "/nowhere/house"}, "is neither a hub id such as org/name nor a directory"),
+        ({"name": "a", "model": "./cottage"}, "nor a directory on the controller (looked for {base}/cottage)"),
         ({"name": "a", "model": "odd name"}, "has a name of other than letters, digits, '.', '_' and '-': rename it"),
         ({"name": "a", "model": "s3://bucket/house"}, "is neither a hub id such as org/name nor a directory"),
-        ({"name": "a", "model": "house"}, "is neither a hub id such as org/name nor a directory"),
+        ({"name": "a", "model": "cottage"}, "is neither a hub id such as org/name nor a directory"),
     ],
 )
 def test_wrong(base: str, instance: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ModelError) as caught:
         sources([instance], base)
-    assert sentence in str(caught.value)
+    assert sentence.format(base=base) in str(caught.value)
