@@ -11,8 +11,8 @@ version_added: "0.1.0"
 author:
   - The inferops authors (@inferops)
 description:
-  - Waits for C(/health), then asks whether the server answers under the expected model name, then for one token,
-    the only one of the three that reaches the engine.
+  - Waits for C(/health), then asks whether the server answers under the expected model name, then for one token, or
+    one embedding where the model makes those; only the last of the three reaches the engine.
   - Fails when the time is over, or as soon as systemd has restarted the server three times since, with the end of the
     instance's journal; restarts nothing.
 attributes:
@@ -77,8 +77,8 @@ def obstacle(instance: serving.Instance, patience_seconds: float) -> str:
     models = probe.served_models(instance, min(PROBE_SECONDS, patience_seconds), key)
     if instance.served_model_name not in models:
         return f"another server answers on port {instance.port}: it serves {', '.join(models) or 'no model'}"
-    answer = probe.completion(instance, patience_seconds, key)
-    return "" if answer.ok else f"/v1/completions: {answer}"
+    answer = probe.inference(instance, patience_seconds, key)
+    return "" if answer.ok else f"inference: {answer}"
 
 
 def restarts(module: AnsibleModule, instance: serving.Instance) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from .instance import Instance
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,14 @@ def health(instance: Instance, timeout_seconds: float) -> Answer:
     return request(instance, "GET", "/health", timeout_seconds)
 
 
-def completion(instance: Instance, timeout_seconds: float, key: str | None = None) -> Answer:
-    """One token from the model: the only look that reaches the engine."""
+def inference(instance: Instance, timeout_seconds: float, key: str | None = None) -> Answer:
+    """One token, or one embedding where the model makes those: the only look that reaches the engine."""
     body = {"model": instance.served_model_name, "prompt": "ready", "max_tokens": 1}
-    return request(instance, "POST", "/v1/completions", timeout_seconds, body, key)
+    answer = request(instance, "POST", "/v1/completions", timeout_seconds, body, key)
+    if answer.status != NOT_FOUND:
+        return answer
+    body = {"model": instance.served_model_name, "input": "ready"}
+    return request(instance, "POST", "/v1/embeddings", timeout_seconds, body, key)
 
 
 def served_models(instance: Instance, timeout_seconds: float, key: str | None = None) -> list[str]:

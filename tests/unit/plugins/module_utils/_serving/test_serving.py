@@ -77,6 +77,19 @@ def test_probe_of_a_server(port):
     assert str(probe.request(instance(port=port), "GET", "/nothing", 5)) == "HTTP 404"
 
 
+@pytest.mark.parametrize(("statuses", "expected"), [([200], 200), ([500], 500), ([404, 200], 200), ([404, 404], 404)])
+def test_inference_is_a_token_or_else_an_embedding(monkeypatch, statuses, expected):
+    asked = []
+
+    def answer(_instance, _method, path, *_arguments):
+        asked.append(path)
+        return probe.Answer(statuses[len(asked) - 1], b"", "", 0)
+
+    monkeypatch.setattr(probe, "request", answer)
+    assert probe.inference(instance(), 1).status == expected
+    assert asked == ["/v1/completions", "/v1/embeddings"][: len(statuses)]
+
+
 def test_probe_of_nobody_is_an_answer():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
