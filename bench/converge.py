@@ -31,7 +31,7 @@ def converge(nodes: int) -> None:
         ping = ("ansible", "bench_hosts", "-i", inventory, "-m", "ansible.builtin.ping")
         site = ("ansible-playbook", "-i", inventory, "site.yml")
         say(f"measuring, load average {os.getloadavg()[0]:.1f}")
-        floor = statistics.median(run(log("ping"), *ping) for _ in range(PINGS))
+        floor = statistics.median(run(log("ping"), *ping) for _attempt in range(PINGS))
         figure("ping", floor, floor)
         figure("first", run(log("first"), *site), floor)
         seconds = run(log("nochange"), *site)
