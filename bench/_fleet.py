@@ -26,7 +26,7 @@ WHEELS, MODEL, INVENTORY = HOME / "wheels", HOME / "model", HOME / "inventory.js
 @contextmanager
 def fleet(nodes: int) -> Iterator[Path]:
     """Give the inventory of that many nodes and a load balancer; whatever happens, nothing is left of them."""
-    for number in (signal.SIGHUP, signal.SIGTERM):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     remove()
     try:
