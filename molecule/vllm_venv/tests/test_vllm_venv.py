@@ -28,4 +28,4 @@ def test_environment_belongs_to_root(host):
 def test_service_user_cannot_log_in(host):
     user = host.user("vllm")
     assert user.shell == "/usr/sbin/nologin"
-    assert user.home == "/var/lib/vllm"
+    assert user.home == "/var/cache/vllm"
