@@ -113,14 +113,14 @@ WRONG = [
     Case(
         "model directory missing",
         'vllm_instances[0].model is "./models/none", but the controller has no directory {playbook_dir}/models/none:'
-        " correct the path, or put the model there.",
+        " put the model there, or give the id of one on the hub (org/name).",
         instances({**TINY, "model": "./models/none"}),
     ),
     Case(
         "model directory without config.json",
-        'vllm_instances[0].model is "models/empty", but {playbook_dir}/models/empty has no config.json:'
+        'vllm_instances[0].model is "./models/empty", but {playbook_dir}/models/empty has no config.json:'
         " give the directory that holds the model's files themselves.",
-        instances({**TINY, "model": "models/empty"}),
+        instances({**TINY, "model": "./models/empty"}),
     ),
     Case(
         "no revision",
@@ -216,7 +216,7 @@ WRONG = [
 ]
 RIGHT = [
     Case("good inventory", ""),
-    Case("model directory", "", instances({**TINY, "model": "models/tiny", "revision": None})),
+    Case("model directory", "", instances({**TINY, "model": "./models/tiny", "revision": None})),
     Case("nothing to serve", "", instances()),
     Case(
         "groups of which one ranks higher",
