@@ -16,12 +16,22 @@ TITLE = "VLLM::"
 """vLLM's engine and workers name themselves so; `ps | grep python` misses them."""
 MARK = "INFEROPS_VLLM_INSTANCE"
 """Environment variable that the launcher sets and the engine inherits."""
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Process:
     pid: int
     name: str
+
+
+@dataclass(frozen=True)
+class Stat:
+    state: str
+    """One letter of proc(5): R, S, D, T (stopped), Z (gone, not yet reaped)."""
+    start_ticks: int
+    """When it started, in clock ticks since boot: with its pid, the identity of a process."""
+    cpu_seconds: float
 
 
 def processes(proc: str = "/proc") -> Iterator[Process]:
@@ -60,12 +70,19 @@ def wait_gone(pids: list[int], timeout_seconds: float) -> list[int]:
 
 
 def _alive(pid: int) -> bool:
+    found = stat(pid)
+    return found is not None and found.state != "Z"
+
+
+def stat(pid: int, proc: str = "/proc") -> Stat | None:
+    """What the kernel says of a process, None where there is none."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
-            # The name in parentheses may hold anything, so the state is read from behind it.
-            return stream.read().rpartition(")")[2].split()[0] != "Z"
+        with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            # The name in parentheses may hold anything, so the fields are read from behind it.
+            fields = stream.read().rpartition(")")[2].split()
     except OSError:
-        return False
+        return None
+    return Stat(fields[0], int(fields[19]), (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND)
 
 
 def listeners(ports: Collection[int], proc: str = "/proc") -> dict[int, Process | None]:
@@ -74,11 +91,16 @@ def listeners(ports: Collection[int], proc: str = "/proc") -> dict[int, Process 
     found: dict[int, Process | None] = dict.fromkeys(sorted(sockets.values()))
     if not sockets:
         return {}
-    # Children share their parent's socket: the oldest, told last, is the one to name.
-    for process in sorted(processes(proc), key=lambda seen: seen.pid, reverse=True):
+    # Children share their parent's socket: the oldest, told last, is the one to name. Pids are reused, ages are not.
+    for process in sorted(processes(proc), key=lambda seen: _start_ticks(seen.pid, proc), reverse=True):
         for inode in _sockets(process.pid, proc) & sockets.keys():
             found[sockets[inode]] = process
     return found
+
+
+def _start_ticks(pid: int, proc: str) -> tuple[int, int]:
+    found = stat(pid, proc)
+    return (found.start_ticks if found else 0, pid)
 
 
 def _listening_sockets(proc: str) -> Iterator[tuple[int, str]]:
