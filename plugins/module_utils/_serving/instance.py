@@ -5,7 +5,7 @@
 
 `<name>.yaml` is what `vllm serve --config` reads: one `option: <JSON value>` a line, which is valid YAML and needs no
 YAML parser. `<name>.json` is what the node's own tools read. `/run/vllm/<name>.json` is written by the launcher and
-says which configuration the running server was started with.
+says which configuration the running server was started with, `/run/vllm/<name>.obstacle` why it could not be started.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Instance:
     @property
     def record_path(self) -> str:
         return os.path.join(self.run_dir, f"{self.name}.json")
+
+    @property
+    def obstacle_path(self) -> str:
+        """Where the launcher says why it does not start the server; no file where nothing stands in its way."""
+        return os.path.join(self.run_dir, f"{self.name}.obstacle")
 
     @property
     def unit(self) -> str:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -32,6 +33,25 @@ class CannotStart(Exception):
 
 def check(instance: Instance) -> None:
     """Remove what an earlier server of this instance left; refuse where a start cannot succeed."""
+    try:
+        _check(instance)
+    except CannotStart as error:
+        _note_obstacle(instance, str(error))
+        raise
+    _note_obstacle(instance, "")
+
+
+def _note_obstacle(instance: Instance, obstacle: str) -> None:
+    """For the node's watchers; a full disk must not keep a server from its start."""
+    with contextlib.suppress(OSError):
+        if obstacle:
+            with open(instance.obstacle_path, "w", encoding="utf-8") as stream:
+                stream.write(obstacle)
+        else:
+            os.unlink(instance.obstacle_path)
+
+
+def _check(instance: Instance) -> None:
     _remove_leftovers(instance)
     holder = process.listeners({instance.port}).get(instance.port)
     if holder:

@@ -27,11 +27,31 @@ class Process:
 
 @dataclass(frozen=True)
 class Stat:
+    name: str
     state: str
     """One letter of proc(5): R, S, D, T (stopped), Z (gone, not yet reaped)."""
     start_ticks: int
     """When it started, in clock ticks since boot: with its pid, the identity of a process."""
     cpu_seconds: float
+
+    @property
+    def stopped(self) -> bool:
+        return self.state in "Tt"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What processes have done since their start."""
+
+    cpu_seconds: float = 0.0
+    read_bytes: int = 0
+
+    def exceeds(self, before: Work, cpu_seconds: float, read_bytes: int) -> bool:
+        """Whether that much was done since; less than before means that a process of them has gone."""
+        return (
+            not 0 <= self.cpu_seconds - before.cpu_seconds < cpu_seconds
+            or not 0 <= self.read_bytes - before.read_bytes < read_bytes
+        )
 
 
 def processes(proc: str = "/proc") -> Iterator[Process]:
@@ -79,10 +99,37 @@ def stat(pid: int, proc: str = "/proc") -> Stat | None:
     try:
         with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as stream:
             # The name in parentheses may hold anything, so the fields are read from behind it.
-            fields = stream.read().rpartition(")")[2].split()
+            head, _parenthesis, rest = stream.read().rpartition(")")
     except OSError:
         return None
-    return Stat(fields[0], int(fields[19]), (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND)
+    fields = rest.split()
+    cpu_ticks = int(fields[11]) + int(fields[12])
+    return Stat(head.partition("(")[2], fields[0], int(fields[19]), cpu_ticks / TICKS_PER_SECOND)
+
+
+def age_seconds(start_ticks: int) -> float:
+    """Seconds since a process was started."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / TICKS_PER_SECOND)
+
+
+def read_bytes(pid: int) -> int:
+    """Bytes that a process has read, from the page cache too; 0 where this user may not know."""
+    try:
+        with open(f"/proc/{pid}/io", encoding="ascii") as stream:
+            return int(stream.readline().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def control_group(pid: int) -> list[int]:
+    """The processes in the same control group."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
+            path = stream.read().rpartition("0::")[2].strip()
+        with open(f"/sys/fs/cgroup{path}/cgroup.procs", encoding="ascii") as stream:
+            return [int(line) for line in stream]
+    except (OSError, ValueError):
+        return [pid]
 
 
 def listeners(ports: Collection[int], proc: str = "/proc") -> dict[int, Process | None]:

@@ -1,0 +1,247 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looks at one instance, again and again.
+
+A question that is not answered stays open while looks go on: giving up and asking anew would never hear a saturated
+server, whose answers take 40 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from . import metrics, probe, process
+from .client import Answer
+from .instance import Instance
+from .process import Stat, Work
+from .runtime import CommandFailed
+from .verdict import Look, Unit
+
+COMPILERS = ("nvcc", "cicc", "ptxas", "fatbinary", "ninja", "cc1", "cc1plus", "clang", "clang++", "gcc", "g++")
+PATIENCE_SECONDS = 300.0
+"""No question stays open for longer; a verdict is due long before."""
+
+Result = TypeVar("Result")
+
+
+class Runtime(Protocol):
+    """What a watcher asks of the runtime; see runtime.py."""
+
+    async def units(self, names: Iterable[str]) -> dict[str, Unit]: ...
+
+
+@dataclass(frozen=True)
+class _Scrape:
+    health: Answer
+    engines: dict[str, metrics.Engine] | None = None
+    load: int = 0
+
+
+@dataclass
+class _Question:
+    """A request on its way, and since when."""
+
+    task: asyncio.Task[Any]
+    asked_at: float
+
+
+@dataclass
+class _Family:
+    """The processes of a server."""
+
+    main: int
+    stats: dict[int, Stat] = field(default_factory=dict)
+    ours: dict[tuple[int, int], bool] = field(default_factory=dict)
+    engines: dict[tuple[int, int], str] = field(default_factory=dict)
+
+
+class Watcher:
+    """Looks at one instance. Everything it learns of a server goes with the server's process.
+
+    :param wake: Called when a process of the server has ended or a one-token request was answered, at once.
+    """
+
+    def __init__(self, instance: Instance, runtime: Runtime, wake: Callable[[], None] = lambda: None) -> None:
+        self.instance = instance
+        self._runtime = runtime
+        self._wake = wake
+        self._identity = ""
+        self._family = _Family(0)
+        self._scrape: _Question | None = None
+        self._probe: _Question | None = None
+        self._followed: dict[int, int] = {}
+
+    async def look(self, wait_seconds: float, probe_too: bool = False) -> Look:
+        """One look, which waits at most that long for answers.
+
+        :param probe_too: Send a one-token request as well, where none is on its way.
+        """
+        main = self._main()
+        identity = f"{main[0]}:{main[1].start_ticks}" if main else ""
+        changed = identity != self._identity
+        if changed:
+            self._forget()
+            self._identity = identity
+        if main is None:
+            return Look(time.monotonic(), unit=await self._unit(), obstacle=self._obstacle())
+        if changed:
+            self._family = _Family(main[0])
+            self._follow([main[0]])
+        if probe_too and self._probe is None:
+            self._probe = self._ask(self._one_token())
+            self._probe.task.add_done_callback(lambda _task: self._wake())
+        self._scrape = self._scrape or self._ask(self._look_around())
+        await asyncio.wait({self._scrape.task}, timeout=wait_seconds)
+        return await self._seen(main[1], changed)
+
+    def close(self) -> None:
+        """Drop what is on its way."""
+        self._forget()
+
+    async def _seen(self, main: Stat, changed: bool) -> Look:
+        scrape, asked_seconds, self._scrape = _collect(self._scrape)
+        answer, probe_seconds, self._probe = _collect(self._probe)
+        self._read_family()
+        gone = self._gone()
+        health = scrape.health if scrape else None
+        if health and health.ok:
+            self._note_engines()
+        # A server on its way out loses its engines and its port in due order, which only the runtime can tell.
+        doubtful = changed or gone or (health is not None and not health.ok)
+        stats = self._family.stats
+        return Look(
+            at=time.monotonic(),
+            server=self._identity,
+            age_seconds=process.age_seconds(main.start_ticks),
+            unit=await self._unit() if doubtful else None,
+            health=health,
+            engines=scrape.engines if scrape else None,
+            load=scrape.load if scrape else 0,
+            asked_seconds=asked_seconds,
+            probe=answer,
+            probe_seconds=probe_seconds,
+            gone=gone,
+            stopped=tuple(sorted(f"{stat.name} ({pid})" for pid, stat in stats.items() if stat.stopped)),
+            compiler=next((stat.name for stat in stats.values() if stat.name in COMPILERS), ""),
+            work=Work(sum(stat.cpu_seconds for stat in stats.values()), sum(map(process.read_bytes, stats))),
+            api_cpu_seconds=stats[self._family.main].cpu_seconds if self._family.main in stats else 0.0,
+        )
+
+    # The server's processes
+
+    def _main(self) -> tuple[int, Stat] | None:
+        """Main process of the server, as the launcher recorded it."""
+        try:
+            with open(self.instance.record_path, encoding="utf-8") as stream:
+                pid = int(json.load(stream)["pid"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        stat = process.stat(pid)
+        if stat is None or stat.state in "ZX":
+            return None
+        # The record may be an old one and its pid another program's by now; the mark settles it, once.
+        known = self._identity == f"{pid}:{stat.start_ticks}"
+        return (pid, stat) if known or process.belongs_to(pid, self.instance.name) else None
+
+    def _read_family(self) -> None:
+        family = self._family
+        family.stats = {}
+        for pid in process.control_group(family.main):
+            stat = process.stat(pid)
+            if stat is None or stat.state in "ZX":
+                continue
+            key = (pid, stat.start_ticks)
+            if key not in family.ours:
+                family.ours[key] = process.belongs_to(pid, self.instance.name)
+            if family.ours[key]:
+                family.stats[pid] = stat
+
+    def _note_engines(self) -> None:
+        for pid, stat in self._family.stats.items():
+            if stat.name.startswith(process.TITLE) and (pid, stat.start_ticks) not in self._family.engines:
+                self._family.engines[pid, stat.start_ticks] = f"{stat.name} ({pid})"
+                self._follow([pid])
+
+    def _gone(self) -> tuple[str, ...]:
+        present = {(pid, stat.start_ticks) for pid, stat in self._family.stats.items()}
+        return tuple(sorted(name for key, name in self._family.engines.items() if key not in present))
+
+    def _follow(self, pids: list[int]) -> None:
+        """Have the kernel say when a process ends, rather than find out at the next look."""
+        for pid in pids:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except (AttributeError, OSError):
+                continue  # an old kernel, or gone already: the next look finds out
+            self._followed[descriptor] = pid
+            asyncio.get_running_loop().add_reader(descriptor, self._ended, descriptor)
+
+    def _ended(self, descriptor: int) -> None:
+        self._unfollow(descriptor)
+        self._wake()
+
+    def _unfollow(self, descriptor: int) -> None:
+        if self._followed.pop(descriptor, None) is not None:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+
+    # Questions
+
+    async def _look_around(self) -> _Scrape:
+        health = await probe.get(self.instance, "/health", PATIENCE_SECONDS)
+        if not health.ok:
+            return _Scrape(health)
+        page = await probe.get(self.instance, "/metrics", PATIENCE_SECONDS)
+        load = (await probe.get(self.instance, "/load", PATIENCE_SECONDS)).json()
+        count = load.get("server_load") if isinstance(load, dict) else None
+        return _Scrape(
+            health,
+            metrics.parse(page.body) if page.ok else None,
+            count if isinstance(count, int) and count > 0 else 0,
+        )
+
+    async def _one_token(self) -> Answer:
+        return await probe.one_token(self.instance, PATIENCE_SECONDS)
+
+    def _ask(self, question: Coroutine[Any, Any, Result]) -> _Question:
+        return _Question(asyncio.get_running_loop().create_task(question), time.monotonic())
+
+    def _forget(self) -> None:
+        for question in (self._scrape, self._probe):
+            if question:
+                question.task.cancel()
+        self._scrape = self._probe = None
+        for descriptor in list(self._followed):
+            self._unfollow(descriptor)
+
+    # The runtime
+
+    async def _unit(self) -> Unit | None:
+        with contextlib.suppress(CommandFailed):
+            return (await self._runtime.units([self.instance.name])).get(self.instance.name)
+        return None
+
+    def _obstacle(self) -> str:
+        try:
+            with open(self.instance.obstacle_path, encoding="utf-8") as stream:
+                return stream.read(1000).strip()
+        except (OSError, ValueError):
+            return ""
+
+
+def _collect(question: _Question | None) -> tuple[Any, float, _Question | None]:
+    """Result of a question that has ended, else how long it has been open; and what of it stays."""
+    if question is None:
+        return None, 0.0, None
+    if question.task.done():
+        return question.task.result(), 0.0, None
+    # Never 0, which means that nothing is open.
+    return None, max(time.monotonic() - question.asked_at, 1e-6), question
