@@ -20,6 +20,7 @@ from typing import Any
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_LINE_BYTES = 64 * 1024
 MAX_HEADERS = 200
+MAX_LENGTH_DIGITS = 20
 BODILESS = (204, 304)
 
 
@@ -74,7 +75,7 @@ async def request(
         return Answer(status, received, "", time.monotonic() - started)
     except asyncio.TimeoutError:
         return Answer(None, b"", f"no answer within {timeout_seconds:g} s", time.monotonic() - started)
-    except (OSError, EOFError, NotHttp) as error:
+    except (OSError, EOFError, NotHttp, ValueError) as error:  # ValueError: of a host that can be none
         return Answer(None, b"", f"{type(error).__name__}: {error}", time.monotonic() - started)
 
 
@@ -116,9 +117,10 @@ async def _read(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 def _status(line: bytes) -> int:
     version, _space, rest = line.partition(b" ")
-    if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
+    code = rest.partition(b" ")[0]
+    if not version.startswith(b"HTTP/1.") or not code.isdigit() or len(code) != 3 or code < b"100":
         raise NotHttp(f"the answer begins with {line[:40]!r}")
-    return int(rest[:3])
+    return int(code)
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
@@ -143,32 +145,39 @@ async def _headers(reader: asyncio.StreamReader) -> dict[str, str]:
 
 
 def _length(text: str, base: int) -> int:
+    # int() would take signs and underscores, and a number too long to be shown.
     try:
-        length = int(text, base)
-    except ValueError as error:
-        raise NotHttp(f"the length is {text[:40]!r}") from error
-    if not 0 <= length <= MAX_BODY_BYTES:
-        raise NotHttp(f"an answer of {length} bytes")
+        length = int(text, base) if text.isalnum() and len(text) <= MAX_LENGTH_DIGITS else -1
+    except ValueError:
+        length = -1
+    if length < 0:
+        raise NotHttp(f"the length is {text[:40]!r}")
+    _bounded(length)
     return length
 
 
+def _bounded(length: int) -> None:
+    if length > MAX_BODY_BYTES:
+        raise NotHttp(f"an answer of more than {MAX_BODY_BYTES} bytes")
+
+
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
-        length = _length((await _line(reader)).partition(b";")[0].decode("latin-1"), 16)
+        length = _length((await _line(reader)).partition(b";")[0].strip().decode("latin-1"), 16)
         if not length:
             await _headers(reader)
-            return body
+            return bytes(body)
         body += await reader.readexactly(length)
-        _length(str(len(body)), 10)
+        _bounded(len(body))
         await _line(reader)
 
 
 async def _rest(reader: asyncio.StreamReader) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
         part = await reader.read(MAX_LINE_BYTES)
         if not part:
-            return body
+            return bytes(body)
         body += part
-        _length(str(len(body)), 10)
+        _bounded(len(body))
