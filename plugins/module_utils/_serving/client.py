@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any
@@ -68,31 +68,54 @@ async def request(
     tls: SSLContext | None = None,
 ) -> Answer:
     """One request on a connection of its own; never raises for what the network or the server does."""
+    sent = _head(host, port, method, path, len(body), {"Connection": "close", **(headers or {})}) + body
+    (answer,) = await _ask(host, port, sent, 1, timeout_seconds, tls)
+    return answer
+
+
+async def get_all(host: str, port: int, paths: Sequence[str], timeout_seconds: float) -> list[Answer]:
+    """GET several paths for the price of one connection and one packet; one deadline for all of them."""
+    heads = [_head(host, port, "GET", path, 0, {}) for path in paths[:-1]]
+    sent = b"".join([*heads, _head(host, port, "GET", paths[-1], 0, {"Connection": "close"})])
+    return await _ask(host, port, sent, len(paths), timeout_seconds, None)
+
+
+async def _ask(
+    host: str, port: int, sent: bytes, count: int, timeout_seconds: float, tls: SSLContext | None
+) -> list[Answer]:
+    """That many answers; what ends the exchange early stands in place of all that are missing."""
     started = time.monotonic()
+    answers: list[Answer] = []
     try:
-        exchange = _exchange(host, port, _head(host, port, method, path, len(body), headers or {}) + body, tls)
-        status, received = await asyncio.wait_for(exchange, timeout_seconds)
-        return Answer(status, received, "", time.monotonic() - started)
+        await asyncio.wait_for(_exchange(host, port, sent, count, tls, answers), timeout_seconds)
     except asyncio.TimeoutError:
-        return Answer(None, b"", f"no answer within {timeout_seconds:g} s", time.monotonic() - started)
-    except (OSError, EOFError, NotHttp, ValueError) as error:  # ValueError: of a host that can be none
-        return Answer(None, b"", f"{type(error).__name__}: {error}", time.monotonic() - started)
+        error = f"no answer within {timeout_seconds:g} s"
+    except (OSError, EOFError, NotHttp, ValueError) as failure:  # ValueError: of a host that can be none
+        error = f"{type(failure).__name__}: {failure}"
+    else:
+        return answers
+    return answers + [Answer(None, b"", error, time.monotonic() - started)] * (count - len(answers))
 
 
 def _head(host: str, port: int, method: str, path: str, length: int, headers: Mapping[str, str]) -> bytes:
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {authority}", "Connection: close"]
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {authority}"]
     if length:
         lines += ["Content-Type: application/json", f"Content-Length: {length}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
 
-async def _exchange(host: str, port: int, sent: bytes, tls: SSLContext | None) -> tuple[int, bytes]:
+async def _exchange(
+    host: str, port: int, sent: bytes, count: int, tls: SSLContext | None, answers: list[Answer]
+) -> None:
+    started = time.monotonic()
     reader, writer = await asyncio.open_connection(host, port, limit=MAX_LINE_BYTES, ssl=tls)
     try:
         writer.write(sent)
-        return await _read(reader)
+        for _number in range(count):
+            status, body = await _read(reader)
+            answers.append(Answer(status, body, "", time.monotonic() - started))
     finally:
         # Nobody waits for the other side to agree: it may be the one that hangs.
         with contextlib.suppress(OSError):

@@ -43,12 +43,13 @@ def check(instance: Instance) -> None:
 
 def _note_obstacle(instance: Instance, obstacle: str) -> None:
     """For the node's watchers; a full disk must not keep a server from its start."""
-    with contextlib.suppress(OSError):
-        if obstacle:
-            with open(instance.obstacle_path, "w", encoding="utf-8") as stream:
-                stream.write(obstacle)
-        else:
-            os.unlink(instance.obstacle_path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(instance.obstacle_path)
+    if obstacle:
+        # The directory is the service user's: root follows no link that lies there.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with contextlib.suppress(OSError), open(os.open(instance.obstacle_path, flags, 0o644), "w") as stream:
+            stream.write(obstacle)
 
 
 def _check(instance: Instance) -> None:

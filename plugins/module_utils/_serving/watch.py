@@ -14,11 +14,11 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from . import metrics, probe, process
+from . import client, metrics, probe, process
 from .client import Answer
 from .instance import Instance
 from .process import Stat, Work
@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 class Runtime(Protocol):
     """What a watcher asks of the runtime; see runtime.py."""
 
-    async def units(self, names: Iterable[str]) -> dict[str, Unit]: ...
+    async def units(self, names: Collection[str]) -> dict[str, Unit]: ...
 
 
 @dataclass(frozen=True)
@@ -131,32 +131,40 @@ class Watcher:
             gone=gone,
             stopped=tuple(sorted(f"{stat.name} ({pid})" for pid, stat in stats.items() if stat.stopped)),
             compiler=next((stat.name for stat in stats.values() if stat.name in COMPILERS), ""),
-            work=Work(sum(stat.cpu_seconds for stat in stats.values()), sum(map(process.read_bytes, stats))),
+            work=Work(
+                sum(stat.cpu_seconds for stat in stats.values()),
+                # What a server reads is of interest while it loads.
+                0 if self._family.engines else sum(map(process.read_bytes, stats)),
+            ),
             api_cpu_seconds=stats[self._family.main].cpu_seconds if self._family.main in stats else 0.0,
         )
 
     # The server's processes
 
     def _main(self) -> tuple[int, Stat] | None:
-        """Main process of the server, as the launcher recorded it."""
+        """Main process of the server."""
+        known = _alive(self._family.main)
+        if known and self._identity == f"{self._family.main}:{known.start_ticks}":
+            return self._family.main, known
+        pid = self._recorded()
+        stat = _alive(pid)
+        # The record may be an old one, and its pid another program's by now.
+        return (pid, stat) if stat and process.belongs_to(pid, self.instance.name) else None
+
+    def _recorded(self) -> int:
+        """The pid that the launcher recorded, 0 where there is no record to read."""
         try:
             with open(self.instance.record_path, encoding="utf-8") as stream:
-                pid = int(json.load(stream)["pid"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-        stat = process.stat(pid)
-        if stat is None or stat.state in "ZX":
-            return None
-        # The record may be an old one and its pid another program's by now; the mark settles it, once.
-        known = self._identity == f"{pid}:{stat.start_ticks}"
-        return (pid, stat) if known or process.belongs_to(pid, self.instance.name) else None
+                return int(json.load(stream)["pid"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return 0
 
     def _read_family(self) -> None:
         family = self._family
         family.stats = {}
         for pid in process.control_group(family.main):
-            stat = process.stat(pid)
-            if stat is None or stat.state in "ZX":
+            stat = _alive(pid)
+            if stat is None:
                 continue
             key = (pid, stat.start_ticks)
             if key not in family.ours:
@@ -196,11 +204,10 @@ class Watcher:
     # Questions
 
     async def _look_around(self) -> _Scrape:
-        health = await probe.get(self.instance, "/health", PATIENCE_SECONDS)
-        if not health.ok:
-            return _Scrape(health)
-        page = await probe.get(self.instance, "/metrics", PATIENCE_SECONDS)
-        load = (await probe.get(self.instance, "/load", PATIENCE_SECONDS)).json()
+        health, page, counted = await client.get_all(
+            self.instance.address, self.instance.port, ("/health", "/metrics", "/load"), PATIENCE_SECONDS
+        )
+        load = counted.json() if counted.ok else None
         count = load.get("server_load") if isinstance(load, dict) else None
         return _Scrape(
             health,
@@ -235,6 +242,11 @@ class Watcher:
                 return stream.read(1000).strip()
         except (OSError, ValueError):
             return ""
+
+
+def _alive(pid: int) -> Stat | None:
+    stat = process.stat(pid) if pid else None
+    return stat if stat and stat.state not in "ZX" else None
 
 
 def _collect(question: _Question | None) -> tuple[Any, float, _Question | None]:
