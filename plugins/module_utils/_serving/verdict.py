@@ -137,13 +137,19 @@ class _Server:
     identity: str
     since: float
     """Start of the process."""
+    seen_at: float
+    """First look at it, which may be long after its start."""
     heard_at: float
     """Last answer of any kind, or the first look."""
-    heard_cpu_seconds: float
+    api_cpu_seconds: float
+    """Of its API server, when that was last seen to work."""
+    api_worked_at: float
     restarts: int = 0
     answered: bool = False
     served: bool = False
     tracks: dict[str, _Track] = field(default_factory=dict)
+    read_at: float = 0.0
+    """When its metrics could last be read."""
     load: int = 0
     work: Work = field(default_factory=Work)
     worked_at: float = 0.0
@@ -185,7 +191,8 @@ class Judge:
         still = [track.still_seconds(self._now) for track in server.tracks.values()]
         if any(seconds >= SUSPECT_SECONDS for seconds in still):
             return True
-        moved = max([track.moved_at for track in server.tracks.values()], default=0.0)
+        # Each engine must be seen to work; of several, an idle one is sent the request.
+        moved = min([track.moved_at for track in server.tracks.values()], default=0.0)
         return self._now - max(moved, server.probed_at) >= self._limits.idle_probe_seconds
 
     @property
@@ -198,10 +205,13 @@ class Judge:
             self._server = _Server(
                 identity=look.server,
                 since=look.at - look.age_seconds,
+                seen_at=look.at,
                 heard_at=look.at,
-                heard_cpu_seconds=look.api_cpu_seconds,
+                api_cpu_seconds=look.api_cpu_seconds,
+                api_worked_at=look.at,
                 work=look.work,
                 worked_at=look.at,
+                read_at=look.at,
                 probed_at=look.at,
             )
         if look.unit:
@@ -212,11 +222,14 @@ class Judge:
 
     def _take(self, server: _Server, look: Look) -> None:
         if look.health and look.health.status:
-            server.heard_at, server.heard_cpu_seconds = look.at, look.api_cpu_seconds
-            server.answered = True
+            server.heard_at, server.answered = look.at, True
             server.load = look.load
         if look.work.exceeds(server.work, PROGRESS_CPU_SECONDS, PROGRESS_BYTES):
             server.work, server.worked_at = look.work, look.at
+        # Since it last worked, not since it last answered: what it did before it stopped says nothing of now.
+        cpu, seconds = look.api_cpu_seconds - server.api_cpu_seconds, look.at - server.api_worked_at
+        if cpu > 0 and cpu >= IDLE_SHARE * seconds:
+            server.api_cpu_seconds, server.api_worked_at = look.api_cpu_seconds, look.at
         self._take_probe(server, look)
         if look.engines is not None:
             self._take_engines(server, look)
@@ -238,6 +251,7 @@ class Judge:
 
     def _take_engines(self, server: _Server, look: Look) -> None:
         engines = look.engines or {}
+        server.read_at = look.at
         alone = len(engines) == 1
         for label, engine in engines.items():
             in_flight = engine.in_flight or (alone and (look.load > 0 or look.probe_seconds > 0))
@@ -273,11 +287,17 @@ class Judge:
 
     def _loading(self, server: _Server, look: Look) -> Verdict:
         age, still = look.at - server.since, look.at - server.worked_at
-        if age >= self._limits.start_grace_seconds:
+        late = age >= self._limits.start_grace_seconds
+        # One that was first seen late in its life need not be loading: it may only be slow to answer.
+        if late and look.at - server.seen_at >= self._limits.unresponsive_seconds:
             return self._verdict(server, HUNG, f"still loading after {age:.0f} s", lost=True)
         if still >= self._limits.load_stall_seconds:
             return self._verdict(
                 server, HUNG, f"its load neither computes nor reads for {still:.0f} s{_stopped(look)}", lost=True
+            )
+        if late:
+            return self._verdict(
+                server, UNKNOWN, f"has not answered since it was first seen, {look.at - server.seen_at:.0f} s ago"
             )
         return self._verdict(
             server,
@@ -288,26 +308,25 @@ class Judge:
 
     def _without_answer(self, server: _Server, look: Look) -> Verdict:
         silent = look.at - server.heard_at
-        cpu = look.api_cpu_seconds - server.heard_cpu_seconds
-        works = cpu >= IDLE_SHARE * silent
+        idle = min(silent, look.at - server.api_worked_at)
         refused = look.health is not None and look.health.refused
         reason = "refuses connections" if refused else "does not answer"
-        if silent >= self._limits.hang_grace_seconds and (refused or not works):
-            used = "" if refused else f", and has used {cpu:.2f} s of processor time since"
+        if max(idle, silent if refused else 0.0) >= self._limits.hang_grace_seconds:
+            worked = "" if refused else f", and does not work for {idle:.0f} s"
             return self._verdict(
-                server, HUNG, f"its API server {reason} for {silent:.0f} s{used}{_stopped(look)}", lost=True
+                server, HUNG, f"its API server {reason} for {silent:.0f} s{worked}{_stopped(look)}", lost=True
             )
         if silent >= self._limits.unresponsive_seconds:
             return self._verdict(
                 server, HUNG, f"its API server {reason} for {silent:.0f} s, busy with itself", lost=True
             )
-        if refused or (silent >= SILENT_SECONDS and not works):
+        if refused or idle >= SILENT_SECONDS:
             return self._verdict(server, UNKNOWN, f"its API server {reason} for {silent:.0f} s{_stopped(look)}")
         if look.health is not None and not look.asked_seconds:
             return self._verdict(server, UNKNOWN, f"/health: {look.health}", serves=server.serving)
         if silent < SLOW_SECONDS:
             return self._at_work(server, "answers")
-        return self._at_work(server, f"has not answered for {silent:.0f} s, and works: {cpu:.1f} s of processor time")
+        return self._at_work(server, f"has not answered for {silent:.0f} s, and works")
 
     def _answering(self, server: _Server, look: Look) -> Verdict:
         if not server.served:
@@ -326,9 +345,8 @@ class Judge:
             return self._verdict(
                 server, FAILED, f"its first {server.probe_failures} one-token requests ended with a server error"
             )
-        if age >= self._limits.start_grace_seconds or (
-            still >= self._limits.hang_grace_seconds <= look.probe_seconds and not look.compiler
-        ):
+        late = age >= self._limits.start_grace_seconds and look.probe_seconds >= self._limits.unresponsive_seconds
+        if late or (still >= self._limits.hang_grace_seconds <= look.probe_seconds and not look.compiler):
             return self._verdict(
                 server, HUNG, f"its first token is owed for {look.probe_seconds:.0f} s{_stopped(look)}", lost=True
             )
@@ -336,7 +354,9 @@ class Judge:
 
     def _stalled(self, server: _Server, look: Look) -> Verdict | None:
         grace = self._limits.hang_grace_seconds
-        if not any(track.steps for track in server.tracks.values()):
+        if look.engines is None and look.at - server.read_at < self._limits.unresponsive_seconds:
+            return None  # what the counters did meanwhile is not known
+        if look.engines is None or not any(track.steps for track in server.tracks.values()):
             # No step counter to go by, as with --disable-log-stats: patience is all that tells slow from hung.
             if look.probe_seconds >= self._limits.unresponsive_seconds:
                 return self._verdict(
@@ -345,7 +365,13 @@ class Judge:
             return None
         for track in server.tracks.values():
             still = track.still_seconds(look.at)
-            confirmed = look.probe_seconds >= grace / 2 or (server.probe_refused and track.engine.in_flight)
+            # An engine that has nothing by its own word may wait for the API server, which prepares the request.
+            patience = grace / 2 if track.engine.in_flight else grace
+            confirmed = look.probe_seconds >= patience or (server.probe_refused and track.engine.in_flight)
+            # One of several that froze while idle goes on looking idle, so that all requests are sent to it.
+            unheard = min(look.probe_seconds, look.at - track.moved_at)
+            if unheard >= self._limits.unresponsive_seconds:
+                still, confirmed = unheard, True
             if still < grace or not confirmed or track.engine.asleep:
                 continue
             if look.compiler and still < self._limits.start_grace_seconds:
