@@ -56,4 +56,6 @@ async def served_models(instance: Instance, timeout_seconds: float) -> list[str]
     """Names under which the server answers; empty where it does not say."""
     page = (await get(instance, "/v1/models", timeout_seconds, instances.api_key(instance))).json()
     models = page.get("data") if isinstance(page, dict) else None
-    return [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model] if models else []
+    if not isinstance(models, list):
+        return []
+    return [str(model["id"]) for model in models if isinstance(model, dict) and "id" in model]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -16,6 +17,8 @@ TITLE = "VLLM::"
 """vLLM's engine and workers name themselves so; `ps | grep python` misses them."""
 MARK = "INFEROPS_VLLM_INSTANCE"
 """Environment variable that the launcher sets and the engine inherits."""
+CONTROL_GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+"""Where version 2 of control groups is mounted: alone, or beside version 1."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -126,10 +129,12 @@ def control_group(pid: int) -> list[int]:
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8") as stream:
             path = stream.read().rpartition("0::")[2].strip()
-        with open(f"/sys/fs/cgroup{path}/cgroup.procs", encoding="ascii") as stream:
-            return [int(line) for line in stream]
-    except (OSError, ValueError):
+    except OSError:
         return [pid]
+    for root in CONTROL_GROUPS:
+        with contextlib.suppress(OSError, ValueError), open(f"{root}{path}/cgroup.procs", encoding="ascii") as stream:
+            return [int(line) for line in stream]
+    return [pid]
 
 
 def listeners(ports: Collection[int], proc: str = "/proc") -> dict[int, Process | None]:

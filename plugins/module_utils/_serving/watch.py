@@ -156,7 +156,7 @@ class Watcher:
         try:
             with open(self.instance.record_path, encoding="utf-8") as stream:
                 return int(json.load(stream)["pid"])
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return 0
 
     def _read_family(self) -> None:

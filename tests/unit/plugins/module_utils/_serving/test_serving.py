@@ -1,26 +1,27 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Instances' files, probes and the launcher's checks, on real files, sockets and processes."""
+"""Instances' files, what servers are asked, and the launcher's checks, on real files, sockets and processes."""
 
 from __future__ import annotations
 
-import http.server
+import asyncio
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import client, launch, probe, process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as instances
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import launch, probe, process
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.client import Answer
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
 
 VALUES = st.recursive(
@@ -53,67 +54,62 @@ def test_description_survives_the_file(tmp_path):
     assert instances.names(str(tmp_path / "missing")) == []
 
 
-class Server(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        status, body = {
-            "/health": (200, b""),
-            "/v1/models": (200, b'{"data": [{"id": "tiny"}]}'),
-        }.get(self.path, (404, b"no"))
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def port() -> Iterator[int]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
 
 
-def test_probe_of_a_server(port):
-    assert probe.health(instance(port=port), 5).ok
-    assert probe.served_models(instance(port=port), 5) == ["tiny"]
-    assert str(probe.request(instance(port=port), "GET", "/nothing", 5)) == "HTTP 404"
+def answer(status: int, body: bytes = b"") -> Answer:
+    return Answer(status, body, "", 0.0)
 
 
 @pytest.mark.parametrize(("statuses", "expected"), [([200], 200), ([500], 500), ([404, 200], 200), ([404, 404], 404)])
-def test_inference_is_a_token_or_else_an_embedding(monkeypatch, statuses, expected):
+def test_one_token_or_else_an_embedding(monkeypatch, tmp_path, statuses, expected):
     asked = []
 
-    def answer(_instance, _method, path, *_arguments):
-        asked.append(path)
-        return probe.Answer(statuses[len(asked) - 1], b"", "", 0)
+    async def request(_host, _port, method, path, _timeout_seconds, body, headers):
+        asked.append((method, path, json.loads(body)["model"], headers))
+        return answer(statuses[len(asked) - 1])
 
-    monkeypatch.setattr(probe, "request", answer)
-    assert probe.inference(instance(), 1).status == expected
-    assert asked == ["/v1/completions", "/v1/embeddings"][: len(statuses)]
-
-
-def test_probe_of_nobody_is_an_answer():
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    answer = probe.health(instance(port=port), 5)
-    assert not answer.ok
-    assert "ConnectionRefusedError" in str(answer)
-    assert probe.served_models(instance(port=port), 5) == []
+    monkeypatch.setattr(client, "request", request)
+    (tmp_path / "tiny.yaml").write_text('api-key: ["first", "second"]\n')
+    assert asyncio.run(probe.one_token(instance(config_dir=str(tmp_path)), 1)).status == expected
+    key = {"Authorization": "Bearer first"}
+    paths = ["/v1/completions", "/v1/embeddings"][: len(statuses)]
+    assert asked == [("POST", path, "tiny", key) for path in paths]
 
 
-def test_probe_of_the_deaf_ends():
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        answer = probe.health(instance(port=deaf.getsockname()[1]), 0.2)
-    assert "timed out" in str(answer)
-    assert answer.seconds < 5
+@pytest.mark.parametrize("config", [None, "api-key: [", "\udcff"])
+def test_one_token_of_an_instance_without_a_readable_configuration(tmp_path, config):
+    if config is not None:
+        (tmp_path / "tiny.yaml").write_bytes(config.encode(errors="surrogateescape"))
+    failed = asyncio.run(probe.one_token(instance(config_dir=str(tmp_path)), 1))
+    assert failed.status is None
+    assert str(failed).startswith(f"{tmp_path}/tiny.yaml: ")
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{}", b"\xff", b""])
-def test_models_of_a_server_that_talks_nonsense(monkeypatch, body):
-    monkeypatch.setattr(probe, "request", lambda *_arguments, **_named: probe.Answer(200, body, "", 0))
-    assert probe.served_models(instance(), 1) == []
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (b'{"data": [{"id": "tiny"}, {"id": "other"}]}', ["tiny", "other"]),
+        (b'{"data": [{"name": "x"}, 7, null, {"id": 5}]}', ["5"]),
+        (b'{"data": 7}', []),
+        (b'{"data": "tiny"}', []),
+        (b'{"data": null}', []),
+        (b"[]", []),
+        (b"{}", []),
+        (b"\xff", []),
+        (b"", []),
+    ],
+)
+def test_models_of_a_server_that_may_talk_nonsense(monkeypatch, tmp_path, body, names):
+    async def request(*_arguments, **_named):
+        return answer(200, body)
+
+    monkeypatch.setattr(client, "request", request)
+    (tmp_path / "tiny.yaml").write_text("port: 1\n")
+    assert asyncio.run(probe.served_models(instance(config_dir=str(tmp_path)), 1)) == names
 
 
 class TestLauncher:
@@ -211,3 +207,20 @@ def test_zombies_count_as_gone():
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert process.wait_gone([child.pid], 1) == []
     child.wait()
+
+
+@pytest.mark.parametrize("root", ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"])
+def test_control_group_wherever_its_hierarchy_is_mounted(monkeypatch, tmp_path, root):
+    with open("/proc/self/cgroup", encoding="utf-8") as stream:
+        path = stream.read().rpartition("0::")[2].strip()
+    made = Path(f"{tmp_path}{root}{path}")
+    made.mkdir(parents=True)
+    (made / "cgroup.procs").write_text("7\n8\n")
+    monkeypatch.setattr(process, "CONTROL_GROUPS", [f"{tmp_path}{place}" for place in process.CONTROL_GROUPS])
+    assert process.control_group(os.getpid()) == [7, 8]
+
+
+def test_control_group_that_cannot_be_read_has_the_process_alone(monkeypatch):
+    monkeypatch.setattr(process, "CONTROL_GROUPS", ["/nowhere"])
+    assert process.control_group(os.getpid()) == [os.getpid()]
+    assert process.control_group(1 << 30) == [1 << 30]

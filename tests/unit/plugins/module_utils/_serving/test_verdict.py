@@ -446,7 +446,7 @@ class TestFrozen:
         while (verdict := node.look()).state != HUNG:
             verdicts.append(verdict)
             assert len(verdicts) < 15
-        assert GRACE - LOOK_SECONDS <= len(verdicts) * LOOK_SECONDS
+        assert len(verdicts) * LOOK_SECONDS >= GRACE - LOOK_SECONDS
         assert states(verdicts) <= {READY, BUSY, UNKNOWN}
         assert not verdicts[-1].serves
         assert verdict.lost

@@ -1,0 +1,335 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looks at the simulator, judged: what is seen of a server that loads, freezes, saturates and dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import process, watch
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import (
+    BUSY,
+    DOWN,
+    DRAINING,
+    FAILED,
+    HUNG,
+    LOADING,
+    READY,
+    UNKNOWN,
+    Judge,
+    Look,
+    Thresholds,
+    Unit,
+    Verdict,
+)
+
+SIMULATOR = Path(__file__).parents[4] / "doubles/simulator/vllm_simulator.py"
+LIMITS = Thresholds(hang_grace_seconds=2, idle_probe_seconds=0.5, unresponsive_seconds=8, load_stall_seconds=3)
+
+
+class Runtime:
+    """Says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.unit: Unit | None = Unit("running", restarts=2)
+        self.asked = 0
+
+    async def units(self, names: Collection[str]) -> dict[str, Unit]:
+        self.asked += 1
+        if self.unit is None:
+            raise CommandFailed("systemctl: no")
+        return dict.fromkeys(names, self.unit)
+
+
+class Node:
+    """A simulated server with the files of its instance, its watcher and its judge."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.instance = Instance(
+            name=f"watched-{port}",
+            port=port,
+            served_model_name="m",
+            user="vllm",
+            root="/o",
+            config_dir=str(folder),
+            run_dir=str(folder),
+        )
+        self.record = Path(self.instance.record_path)
+        self.runtime = Runtime()
+        self.server: subprocess.Popen[bytes] | None = None
+        self.woken = 0
+        self.verdict = Verdict(UNKNOWN, "")
+        Path(self.instance.config_path).write_text(f"port: {port}\n")
+
+    def start(self, **script: str) -> None:
+        command = [sys.executable, str(SIMULATOR), "--model", "m", "--host", "127.0.0.1", "--port"]
+        environment = {"SIM_LOAD_SECONDS": "0", "SIM_TOKEN_SECONDS": "0.01", **script, process.MARK: self.instance.name}
+        self.server = subprocess.Popen(
+            [*command, str(self.instance.port), "--enable-server-load-tracking"],
+            env={**os.environ, **environment},
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.record.write_text(json.dumps({"pid": self.server.pid}))
+
+    def end(self) -> None:
+        if self.server:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.server.pid, signal.SIGKILL)
+            self.server.wait()
+
+    def tell(self, **orders: Any) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.instance.port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request("POST", "/simulator", json.dumps(orders))
+            return json.loads(connection.getresponse().read())
+
+    def watch(self, story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a story in which look() and until() may be called."""
+
+        async def run() -> None:
+            self.changed = asyncio.Event()
+            self.watcher = watch.Watcher(self.instance, self.runtime, self._wake)
+            self.judge = Judge(LIMITS)
+            try:
+                await story()
+            finally:
+                self.watcher.close()
+
+        asyncio.run(run())
+
+    def _wake(self) -> None:
+        self.woken += 1
+        self.changed.set()
+
+    async def look(self) -> Look:
+        look = await self.watcher.look(0.3, self.judge.wants_probe)
+        self.verdict = self.judge.judge(look)
+        return look
+
+    async def until(self, state: str, seconds: float = 10) -> float:
+        begin = time.monotonic()
+        while time.monotonic() - begin < seconds:
+            await self.look()
+            if self.verdict.state == state:
+                return time.monotonic() - begin
+            assert self.verdict.state not in (HUNG, FAILED), self.verdict
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"not {state} within {seconds} s but {self.verdict}")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def ready(node: Node) -> Node:
+    node.start()
+    return node
+
+
+def test_loading_then_ready(node: Node) -> None:
+    async def story() -> None:
+        await node.look()
+        assert (node.verdict.state, node.verdict.restarts) == (LOADING, 2)
+        await node.until(READY)
+        assert node.verdict.serves
+        assert node.verdict.server.startswith(f"{node.server.pid}:")
+        asked = node.runtime.asked
+        look = await node.look()
+        assert look.engines is not None
+        assert look.engines["0"].steps >= 1
+        assert 0 < look.age_seconds < 60
+        assert look.work.cpu_seconds >= look.api_cpu_seconds > 0
+        assert node.runtime.asked == asked, "a healthy server is no reason to run systemctl"
+
+    node.start(SIM_LOAD_SECONDS="1")
+    node.watch(story)
+
+
+def test_stalled_load(node: Node) -> None:
+    async def story() -> None:
+        await node.look()
+        os.killpg(node.server.pid, signal.SIGSTOP)
+        assert await node.until(HUNG) >= LIMITS.load_stall_seconds
+        assert "stopped by a signal" in node.verdict.evidence
+
+    node.start(SIM_LOAD_SECONDS="60")
+    node.watch(story)
+
+
+def test_frozen_engine(ready: Node) -> None:
+    async def story() -> None:
+        await ready.until(READY)
+        ready.tell(hang=True)
+        assert LIMITS.hang_grace_seconds <= await ready.until(HUNG) <= 5
+        assert ready.verdict.lost
+        assert "stopped by a signal: VLLM::EngineCor" in ready.verdict.evidence
+        ready.tell(resume=True)
+        await asyncio.sleep(0.5)
+        await ready.look()
+        assert ready.verdict.state == READY
+
+    ready.watch(story)
+
+
+def test_engine_killed_is_told_at_once(ready: Node) -> None:
+    async def story() -> None:
+        await ready.until(READY)
+        ready.changed.clear()
+        woken, begin = ready.woken, time.monotonic()
+        ready.tell(die="engine")
+        await asyncio.wait_for(ready.changed.wait(), 5)
+        assert time.monotonic() - begin < 1
+        assert ready.woken > woken
+        look = await ready.look()
+        assert len(look.gone) == 1
+        assert (ready.verdict.state, ready.verdict.lost, ready.verdict.serves) == (FAILED, True, False)
+        ready.runtime.unit = Unit("stopping")
+        await ready.look()
+        assert ready.verdict.state == DRAINING
+
+    ready.watch(story)
+
+
+def test_server_killed_and_started_again(ready: Node) -> None:
+    async def story() -> None:
+        await ready.until(READY)
+        before = ready.verdict.server
+        ready.changed.clear()
+        ready.end()
+        await asyncio.wait_for(ready.changed.wait(), 5)
+        await ready.look()
+        assert (ready.verdict.state, ready.verdict.server) == (DOWN, "")
+        ready.runtime.unit = None
+        await ready.look()
+        assert ready.verdict.state == UNKNOWN
+        ready.start()
+        await ready.until(READY)
+        assert ready.verdict.server != before
+
+    ready.watch(story)
+
+
+def test_stopped_api_server(ready: Node) -> None:
+    async def story() -> None:
+        await ready.until(READY)
+        os.kill(ready.server.pid, signal.SIGSTOP)
+        assert LIMITS.hang_grace_seconds <= await ready.until(HUNG) <= 5
+        assert f"({ready.server.pid})" in ready.verdict.evidence
+        os.kill(ready.server.pid, signal.SIGCONT)
+        await asyncio.sleep(0.5)
+        await ready.look()
+        assert ready.verdict.serves
+
+    ready.watch(story)
+
+
+def test_saturated_server(ready: Node) -> None:
+    """Its answers come later than the grace, so giving up on them would never hear it."""
+
+    async def story() -> None:
+        await ready.until(READY)
+        ready.tell(saturate={"health_seconds": 4})
+        seen, heard = set(), 0
+        begin = time.monotonic()
+        while time.monotonic() - begin < 6:
+            look = await ready.look()
+            seen.add(ready.verdict.state)
+            heard += bool(look.health and look.health.ok and look.health.seconds > LIMITS.hang_grace_seconds)
+            await asyncio.sleep(0.1)
+        assert seen <= {READY, BUSY}
+        assert BUSY in seen
+        assert heard == 1
+
+    ready.watch(story)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        "null",
+        "[" * 100_000,
+        "{}",
+        '{"pid": null}',
+        '{"pid": "self"}',
+        '{"pid": 0}',
+        '{"pid": -1}',
+        '{"pid": 1e400}',
+        '{"pid": 99999999999999999999}',
+        '{"pid": 1}',
+        json.dumps({"pid": os.getpid()}),
+        "\udcff",
+    ],
+    ids=repr,
+)
+def test_record_that_is_torn_or_names_a_foreign_process(node: Node, record: str) -> None:
+    async def story() -> None:
+        look = await node.look()
+        assert (look.server, node.verdict.state) == ("", DOWN)
+
+    node.record.write_bytes(record.encode(errors="surrogateescape"))
+    node.watch(story)
+
+
+def test_why_a_server_is_not_started(node: Node) -> None:
+    async def story() -> None:
+        await node.look()
+        assert node.verdict == Verdict(DOWN, "it cannot start: port 1 is held", restarts=2)
+
+    Path(node.instance.obstacle_path).write_text("port 1 is held\n")
+    node.watch(story)
+
+
+def test_closed_watcher_leaves_nothing_behind(ready: Node) -> None:
+    async def story() -> None:
+        await ready.until(READY)
+        await ready.watcher.look(0, True)
+        ready.watcher.close()
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+
+    before = len(os.listdir("/proc/self/fd"))
+    ready.watch(story)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_another_port_holder_is_not_taken_for_the_server(node: Node) -> None:
+    """A record of an ended server, and another program on the port."""
+
+    async def story() -> None:
+        await node.look()
+        assert node.verdict.state == DOWN
+
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    node.record.write_text(json.dumps({"pid": ended.pid}))
+    with socket.create_server(("127.0.0.1", node.instance.port)):
+        node.watch(story)
