@@ -34,7 +34,7 @@ Script of a start, in the environment (times in seconds):
   SIM_TOKEN_SECONDS=0.02            time of an engine step: a token for each running request
   SIM_ANSWER_TOKENS=64              tokens after which a request without ignore_eos stops
   SIM_DEATH_SECONDS=5               from the death of the engine to the exit of the API server
-  SIM_HEALTH_SECONDS=0              saturation: time that /health and /ping take while the engine goes on
+  SIM_HEALTH_SECONDS=0              saturation: time that /health and /ping take, computing, while the engine goes on
   SIM_METRICS_SECONDS=0             saturation: the same for /metrics
   SIM_FAIL=0                        1: answer 500 to every request for tokens
   SIM_HANG_AFTER_SECONDS            stop the engine that long after the start
@@ -89,6 +89,8 @@ IMAGE_TOKENS = 64
 ABORT_GRACE_SECONDS = 0.5
 # Of the time from the engine's death to the exit, the part in which /health still answers (503).
 ANSWERING_PART = 0.6
+# A saturated API server uses its processor: here a twentieth of it.
+TOIL_SECONDS, TOIL_PAUSE_SECONDS = 0.005, 0.1
 READ_LIMIT = 64 * 1024
 BODY_LIMIT = 64 * 1024 * 1024
 ENGINE_DEAD = "The server had an error while processing your request."
@@ -1227,6 +1229,16 @@ class Faults:
         self.engine.set_pace(self.token_seconds)
 
 
+async def toil(seconds: float) -> None:
+    """Take that long, and some of the processor: a saturated server computes all the while."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        slice_end = time.monotonic() + TOIL_SECONDS
+        while time.monotonic() < slice_end:
+            pass
+        await asyncio.sleep(TOIL_PAUSE_SECONDS)
+
+
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
@@ -1312,7 +1324,7 @@ class ApiServer:
 
     async def health(self, exchange: Exchange) -> None:
         """Answer from a flag: the engine is not asked."""
-        await asyncio.sleep(self.faults.health_seconds)
+        await toil(self.faults.health_seconds)
         exchange.respond(503 if self.engine.dead else 200)
 
     async def server_load(self, exchange: Exchange) -> None:
@@ -1322,7 +1334,7 @@ class ApiServer:
         exchange.json({"version": __version__})
 
     async def metrics_page(self, exchange: Exchange) -> None:
-        await asyncio.sleep(self.faults.metrics_seconds)
+        await toil(self.faults.metrics_seconds)
         exchange.respond(200, self.metrics.page().encode(), "text/plain; version=1.0.0; charset=utf-8")
 
     async def models(self, exchange: Exchange) -> None:
