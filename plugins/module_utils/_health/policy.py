@@ -60,7 +60,7 @@ def decide(memory: Memory, verdict: Verdict, now: float, settings: Settings) -> 
         return Decision(_follow_service(memory, verdict, now, settings))
     memory, events, crashed = _follow_server(memory, verdict, now, settings)
     memory = _forget(_follow_service(memory, verdict, now, settings), now, settings)
-    if memory.recovering and verdict.serves and not memory.acted:
+    if memory.recovering and verdict.serves and not (memory.acted or memory.quarantine):
         events = (*events, Event(RECOVERED, f"it serves again: {verdict.evidence}"))
         memory = replace(memory, recovering=False)
     decision = _act(memory, verdict, now, settings, crashed)
@@ -94,8 +94,7 @@ def _follow_server(
         gone=False,
         runtime_restarts=verdict.restarts,
         started_by_hand=False,
-        # That of a quarantine is to be repeated on whatever its runtime starts.
-        acted="" if ours else memory.acted,
+        acted="",
         serving_since=None,
     )
     if not crashes:
@@ -154,7 +153,7 @@ def _remember(memory: Memory, count: int, now: float, settings: Settings) -> Mem
     # More than one beyond the budget would change nothing.
     most = settings.restart_budget + 1
     restarts = (*memory.restarts, *[now] * min(count, most))[-most:]
-    return replace(memory, restarts=restarts, serving_since=None, recovering=True)
+    return replace(memory, restarts=restarts, recovering=True)
 
 
 # What to do

@@ -144,6 +144,12 @@ def test_restart_is_forgotten_when_old_and_mended(age: float, served: float, lef
     assert len(decide(memory, READY, NOW, SETTINGS).memory.restarts) == left
 
 
+@pytest.mark.parametrize(("steady_at", "left"), [(NOW - WINDOW - 2, 1), (NOW - WINDOW - 1, 1), (NOW - WINDOW, 0)])
+def test_service_before_a_restart_mends_nothing(steady_at: float, left: int) -> None:
+    memory = decide(spent(WINDOW + 1, steady_at=steady_at), Verdict("loading", "", "1:1"), NOW, SETTINGS).memory
+    assert len(memory.restarts) == left
+
+
 def test_mended_once_is_mended_though_it_fails_later() -> None:
     memory = decide(spent(1000, serving_since=NOW - 300), READY, NOW, SETTINGS).memory
     assert decide(memory, HUNG, NOW + WINDOW, SETTINGS).memory.restarts == (NOW + WINDOW,)
@@ -164,11 +170,28 @@ def test_memory_of_a_server_that_serves_on_does_not_change() -> None:
 # Who started it
 
 
-def test_restart_of_the_runtime_counts() -> None:
-    decision = decide(KNOWN, Verdict("loading", "", "2:2", restarts=1), NOW, SETTINGS)
+@pytest.mark.parametrize("seen_gone", [False, True])
+def test_restart_of_the_runtime_counts(seen_gone: bool) -> None:
+    memory = decide(KNOWN, Verdict("down", ""), NOW - 2, SETTINGS).memory if seen_gone else KNOWN
+    decision = decide(memory, Verdict("loading", "", "2:2", restarts=1), NOW, SETTINGS)
     assert (decision.action, decision.memory.restarts, kinds(decision)) == ("", (NOW,), ["restart"])
     several = decide(decision.memory, Verdict("loading", "", "5:5", restarts=4), NOW + 5, SETTINGS)
     assert len(several.memory.restarts) == 4
+
+
+def test_another_server_has_yet_to_serve_steadily() -> None:
+    memory = replace(KNOWN, serving_since=NOW - 299)
+    for after in (0, 2):
+        verdict = replace(READY, server="2:2", restarts=1)
+        memory = decide(memory, verdict, NOW + after, SETTINGS).memory
+    assert (memory.serving_since, memory.steady_at) == (NOW, None)
+
+
+def test_server_that_one_look_missed_is_not_gone() -> None:
+    memory = KNOWN
+    for verdict in (Verdict("down", ""), READY, Verdict("loading", "", "3:3", restarts=2)):
+        memory = decide(memory, verdict, NOW, SETTINGS).memory
+    assert memory.restarts == (NOW, NOW)
 
 
 @pytest.mark.parametrize(("restarts", "counted"), [(1, 1), (2, 2)])
@@ -209,8 +232,8 @@ def test_count_that_somebody_reset_lifts_no_quarantine() -> None:
 def test_what_the_runtime_starts_in_a_quarantine_is_stopped_too() -> None:
     memory = quarantined()
     started = Verdict("loading", "", "2:2", restarts=BUDGET + 1)
-    early = decide(memory, started, NOW + 149, SETTINGS)
-    assert (early.action, early.memory.quarantine) == ("", memory.quarantine)
+    early = decide(memory, replace(started, state="ready", serves=True), NOW + 149, SETTINGS)
+    assert (early.action, early.memory.quarantine, kinds(early)) == ("", memory.quarantine, ["restart"])
     assert decide(early.memory, started, NOW + 150, SETTINGS).action == "quarantine"
 
 
@@ -227,10 +250,10 @@ def test_restarts_from_before_the_first_look_do_not_count() -> None:
     assert decision.memory == Memory("1:1", runtime_restarts=40, serving_since=NOW)
 
 
-@pytest.mark.parametrize("reading", [0, 7])
-def test_count_of_a_server_that_was_not_asked_for_does_no_harm(reading: int) -> None:
+@pytest.mark.parametrize(("known", "reading"), [(7, 0), (7, 7), (0, 7)])
+def test_count_of_a_server_that_was_not_asked_for_does_no_harm(known: int, reading: int) -> None:
     """A program that begins to watch may judge a server that it knows before it has asked for the count."""
-    memory = replace(KNOWN, runtime_restarts=7)
+    memory = replace(KNOWN, runtime_restarts=known)
     memory = decide(memory, replace(READY, restarts=reading), NOW, SETTINGS).memory
     memory = decide(memory, Verdict("loading", "", "2:2", restarts=8), NOW + 1, SETTINGS).memory
     assert memory.restarts == (NOW + 1,)
@@ -247,8 +270,9 @@ def test_starts_that_the_launcher_refuses_are_no_restarts() -> None:
     assert (decision.action, len(decision.memory.restarts)) == ("", 1)
 
 
-def test_crash_loop_ends_in_quarantine_when_it_exceeds_the_budget() -> None:
-    memory = KNOWN
+@pytest.mark.parametrize("steady_at", [None, NOW - 50])
+def test_crash_loop_ends_in_quarantine_when_it_exceeds_the_budget(steady_at: float | None) -> None:
+    memory = replace(KNOWN, steady_at=steady_at)
     for number in range(1, BUDGET + 1):
         decision = decide(memory, Verdict("loading", "", f"{number}:9", restarts=number), NOW + number, SETTINGS)
         assert decision.action == ""
