@@ -21,10 +21,12 @@ def say(text: str) -> None:
     print(f"==> {text}", file=sys.stderr, flush=True)
 
 
-def report(bench: str, case: str, value: float, unit: str, floor: float) -> None:
+def report(bench: str, case: str, value: float, unit: str, floor: float | None = None) -> None:
     """Print a figure, for machines."""
     line = {"bench": bench, "case": case, "value": round(value, 2), "unit": unit}
-    print(json.dumps({**line, "floor": round(floor, 2), "ratio": round(value / floor, 2)}), flush=True)
+    if floor:
+        line |= {"floor": round(floor, 2), "ratio": round(value / floor, 2)}
+    print(json.dumps(line), flush=True)
 
 
 def run(log: Path, *command: str | Path) -> float:
