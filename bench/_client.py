@@ -59,8 +59,10 @@ class Client:
             thread.start()
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_details: object) -> None:
         self._over.set()
+        if error:
+            return  # nobody counts any more
         for thread in self._threads:
             thread.join()
 
