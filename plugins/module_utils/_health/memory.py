@@ -78,7 +78,7 @@ def load(path: str, boot: str, now: float) -> tuple[Memory, str]:
 
 def save(path: str, boot: str, memory: Memory) -> None:
     """Write a memory whole or not at all; OSError where it cannot be written, and the file is then as it was."""
-    content = json.dumps({"version": VERSION, "boot": boot, "memory": asdict(memory)}, allow_nan=False)
+    content = json.dumps({"version": VERSION, "boot": boot, "memory": asdict(memory)})
     descriptor, staged = tempfile.mkstemp(dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}.")
     try:
         # Not synced to the disk: after a power failure it would be of another boot.

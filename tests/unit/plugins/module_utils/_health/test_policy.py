@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -482,6 +482,8 @@ def test_permanent_fault_always_ends_in_quarantine(
 
 @examples(max_examples=40, deadline=None)
 @given(fault_lists, loads, st.floats(0, 290), gap_lists)
+@example(["crash"] * BUDGET, 5.0, 0.0, [2.0])
+@example(["hang"] * BUDGET, 600.0, 290.0, [2.0])
 def test_transient_fault_never_does(faults: list[str], load: float, healthy: float, gaps: list[float]) -> None:
     assume(cost(faults) <= BUDGET)
     world = World(itertools.chain(faults, itertools.repeat("")), load, healthy)

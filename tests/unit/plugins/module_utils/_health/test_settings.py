@@ -88,6 +88,7 @@ def test_hooks_are_read_and_keep_their_secrets(tmp_path: Path) -> None:
         ({"hooks": [{**HOOK, "url": "https:hush"}]}, "hooks[0].url is not an address"),
         ({"hooks": [{**HOOK, "command": "hush"}]}, "hooks[0].command is not a list of a program and its arguments"),
         ({"hooks": [{**HOOK, "command": []}]}, "hooks[0].command is not a list of a program and its arguments"),
+        ({"hooks": [{**HOOK, "command": [""]}]}, "hooks[0].command is not a list of a program and its arguments"),
         ({"hooks": [{**HOOK, "command": ["hush\0"]}]}, "hooks[0].command is not a list of a program"),
     ],
 )
