@@ -12,7 +12,8 @@ author:
   - The inferops authors (@inferops)
 description:
   - Writes the files that a node runs by itself to C(<root>/lib/inferops_vllm), the very same that the modules of this
-    collection import, and their commands C(vllm-instance) and C(vllm-health-check) to C(<root>/bin).
+    collection import, and their commands C(vllm-instance), C(vllm-node-agent) and C(vllm-health-check) to
+    C(<root>/bin).
   - One call, whatever the number of files. Files of an earlier release that are no longer part of it are removed.
 attributes:
   check_mode:
@@ -53,36 +54,61 @@ from types import ModuleType
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils import _health, _serving
-from ansible_collections.inferops.vllm.plugins.module_utils._health import check
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance, launch, probe, process
+from ansible_collections.inferops.vllm.plugins.module_utils._health import (
+    agent,
+    drain,
+    exposition,
+    hooks,
+    keeper,
+    lock,
+    memory,
+    policy,
+    server,
+    settings,
+    watchman,
+)
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
+    client,
+    instance,
+    launch,
+    metrics,
+    probe,
+    process,
+    runtime,
+    verdict,
+    watch,
+)
 
-PACKAGES = {"_health": [_health, check], "_serving": [_serving, instance, launch, probe, process]}
-COMMANDS = {
-    "vllm-health-check": """
-import subprocess
-
-from inferops_vllm._health.check import main
-
-
-def run_command(command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    except subprocess.SubprocessError as error:
-        raise OSError(str(error)) from error
-
-
-main(run_command)
-""",
-    "vllm-instance": """
-from inferops_vllm._serving.launch import main
-
-main()
-""",
+PACKAGES = {
+    "_health": [
+        _health,
+        agent,
+        drain,
+        exposition,
+        hooks,
+        keeper,
+        lock,
+        memory,
+        policy,
+        server,
+        settings,
+        watchman,
+    ],
+    "_serving": [_serving, client, instance, launch, metrics, probe, process, runtime, verdict, watch],
 }
-HEADER = """#!{python} -I
+COMMANDS = {
+    "vllm-health-check": "_health.watchman",
+    "vllm-instance": "_serving.launch",
+    "vllm-node-agent": "_health.agent",
+}
+COMMAND = """#!{python} -I
 import sys
 
 sys.path.insert(0, "{lib}")
+
+from inferops_vllm.{module} import main
+
+main()
 """
 
 
@@ -101,9 +127,9 @@ def wanted_files(root: str) -> dict[str, tuple[str, int]]:
             # A package's own source lies in its __init__.py.
             base = "__init__" if hasattr(module, "__path__") else module.__name__.rpartition(".")[2]
             files[os.path.join(package, name, f"{base}.py")] = (source(module), 0o644)
-    header = HEADER.format(python=sys.executable, lib=lib)
-    for name, text in COMMANDS.items():
-        files[os.path.join(root, "bin", name)] = (header + text, 0o755)
+    for name, module in COMMANDS.items():
+        text = COMMAND.format(python=sys.executable, lib=lib, module=module)
+        files[os.path.join(root, "bin", name)] = (text, 0o755)
     return files
 
 

@@ -54,6 +54,7 @@ class Agent:
         self._runtime = Systemd()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._damaged: dict[str, str] = {}
+        self._began_with = self._last_seen = sources()
 
     def rescan(self) -> None:
         """Follow the instances that the node has."""
@@ -100,6 +101,11 @@ class Agent:
         now = time.monotonic()
         return all(now - keeper.looked_at < STALE_SECONDS for keeper in self.keepers.values())
 
+    def _outdated(self) -> bool:
+        """Whether this program or its settings have changed on disk, and are no longer changing."""
+        before, self._last_seen = self._last_seen, sources()
+        return self._began_with != self._last_seen == before
+
     async def close(self) -> None:
         for name in list(self.keepers):
             self._drop(name)
@@ -130,9 +136,28 @@ class Agent:
             self.rescan()
             if self.fresh:
                 notify({"WATCHDOG": "1"})
+            if self._outdated():
+                log(event="agent", action="restart", reason="its program or its settings have changed")
+                break
         notify({"STOPPING": "1"})
         server.close()
         await self.close()
+
+
+def sources() -> dict[str, int]:
+    """Files that a running agent is made of, and when they were written."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    paths = [
+        os.path.join(folder, name)
+        for folder, _folders, names in os.walk(package)
+        for name in names
+        if name[-3:] == ".py"
+    ]
+    found = {}
+    for path in [settings.PATH, *paths]:
+        with contextlib.suppress(OSError):
+            found[path] = os.stat(path).st_mtime_ns
+    return found
 
 
 def notify(states: Mapping[str, str]) -> None:

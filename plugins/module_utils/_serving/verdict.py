@@ -406,7 +406,7 @@ def _without_server(look: Look) -> Verdict:
     if unit is None:
         return Verdict(UNKNOWN, "it has no process, and its runtime does not say why")
     if unit.state == "stopping":
-        return Verdict(DRAINING, "its runtime is stopping it", restarts=unit.restarts)
+        return Verdict(DOWN, "it has ended, and its runtime clears up after it", restarts=unit.restarts)
     if unit.state == "failed":
         return Verdict(FAILED, f"its runtime has given up on it: {unit.detail}", restarts=unit.restarts)
     if look.obstacle:

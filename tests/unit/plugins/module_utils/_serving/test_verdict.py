@@ -519,7 +519,7 @@ class TestEnding:
             (Unit("running"), "", DOWN, "it has ended, and its runtime starts it again"),
             (Unit("starting"), "port 1 is held", DOWN, "it cannot start: port 1 is held"),
             (Unit("stopped"), "", DOWN, "it is stopped"),
-            (Unit("stopping"), "", DRAINING, "its runtime is stopping it"),
+            (Unit("stopping"), "", DOWN, "it has ended, and its runtime clears up after it"),
             (Unit("failed", 5, "exit-code"), "", FAILED, "its runtime has given up on it: exit-code"),
         ],
     )
