@@ -20,11 +20,12 @@ def request_one(arguments: argparse.Namespace) -> dict[str, object]:
     """One request: status, headers, body, and the seconds to the first and to the last of the body."""
     started = time.monotonic()
     connection = http.client.HTTPConnection(ADDRESS, arguments.port, timeout=arguments.timeout)
-    headers = {"Content-Type": "application/json"} if arguments.body else {}
+    body = arguments.body and arguments.body + " " * arguments.padding
+    headers = {"Content-Type": "application/json"} if body else {}
     if arguments.user:
         headers["Authorization"] = "Basic " + base64.b64encode(arguments.user.encode()).decode()
     try:
-        connection.request(arguments.method, arguments.path, arguments.body, headers)
+        connection.request(arguments.method, arguments.path, body, headers)
         response = connection.getresponse()
         pieces, times = [], []
         while piece := response.read1():
@@ -105,6 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     one.add_argument("path")
     one.add_argument("--port", type=int, required=True)
     one.add_argument("--body")
+    one.add_argument("--padding", type=int, default=0, help="bytes to add to the body")
     one.add_argument("--user", help="name:password")
     one.add_argument("--timeout", type=float, default=60, help="seconds of silence after which to leave")
 

@@ -79,6 +79,11 @@ def server_errors(service: str, server: Mapping[str, Any]) -> Iterator[str]:
         yield f"{where} has address {address!r}; give it a host name or an IP address."
     if not is_port(port):
         yield f"{where} has port {port!r}; give it one from 1 to 65535."
+    if "ready_port" in server and not is_port(server["ready_port"]):
+        yield (
+            f"{where} has ready_port {server['ready_port']!r}; "
+            "give the port of its node's agent, from 1 to 65535, or leave it out."
+        )
 
 
 def servers_errors(service: str, servers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -129,13 +134,23 @@ def names_errors(services: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         names.add(name)
 
 
+def instances_errors(services: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Instances whose names no agent knows."""
+    for service in services:
+        if "instance" in service and not is_name(service["instance"]):
+            yield (
+                f"{WHERE}: service '{service.get('name')}' has instance {service['instance']!r}; "
+                "use letters, digits, '.', '_' and '-', or leave it out."
+            )
+
+
 def load_balancer_errors(
     services: Sequence[Mapping[str, Any]], other_ports: Mapping[str, int] | None = None
 ) -> list[str]:
     """What is wrong with the services, each and together, a sentence each."""
     if not services:
         return [f"{WHERE} is empty; list at least one service with its name, port and servers."]
-    errors = [*names_errors(services), *ports_errors(services, other_ports or {})]
+    errors = [*names_errors(services), *ports_errors(services, other_ports or {}), *instances_errors(services)]
     for service in services:
         errors.extend(servers_errors(str(service.get("name")), service.get("servers") or []))
     return errors

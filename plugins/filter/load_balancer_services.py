@@ -25,6 +25,8 @@ options:
       - The variable C(hostvars).
       - Of each node, C(vllm_instances) says what it runs, and the first of C(vllm_address), C(ansible_host) and the
         node's name where load balancers reach it.
+      - Its agent answers at C(health_check_agent_port), V(9410) without it, unless C(health_check_agent_enabled) is
+        V(false).
     type: dict
     required: true
 seealso:
@@ -44,8 +46,8 @@ EXAMPLES = r"""
 # - name: qwen3vl
 #   port: 80
 #   servers:
-#     - {name: node1, address: 10.0.0.11, port: 8000}
-#     - {name: node2, address: 10.0.0.12, port: 8000}
+#     - {name: node1, address: 10.0.0.11, port: 8000, ready_port: 9410}
+#     - {name: node2, address: 10.0.0.12, port: 8000, ready_port: 9410}
 """
 
 RETURN = r"""
@@ -79,12 +81,22 @@ _value:
           description: TCP port of the instance on the node.
           type: int
           sample: 8000
+        ready_port:
+          description: TCP port of the node's agent.
+          returned: where the node has one
+          type: int
+          sample: 9410
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.parsing.convert_bool import boolean
+
+# The defaults of the role health_check.
+AGENT_ENABLED = True
+AGENT_PORT = 9410
 
 
 def port_of(host: str, instance: Mapping[str, Any], key: str) -> int:
@@ -103,6 +115,21 @@ def instances_of(host: str, variables: Mapping[str, Any]) -> Iterable[Mapping[st
         if not isinstance(instance, Mapping) or not {"name", "port"} <= instance.keys():
             raise AnsibleFilterError(f"{host}: vllm_instances: {instance!r} is no instance; give it a name and a port.")
         yield instance
+
+
+def agent_of(host: str, variables: Mapping[str, Any]) -> dict[str, int]:
+    """Where the node's agent answers; nothing of a node without one."""
+    enabled = variables.get("health_check_agent_enabled", AGENT_ENABLED)
+    try:
+        if not boolean(enabled):
+            return {}
+    except TypeError:
+        raise AnsibleFilterError(f"{host}: health_check_agent_enabled is {enabled!r}; give true or false.") from None
+    port = variables.get("health_check_agent_port", AGENT_PORT)
+    try:
+        return {"ready_port": int(port)}
+    except (TypeError, ValueError):
+        raise AnsibleFilterError(f"{host}: health_check_agent_port is {port!r}; give a TCP port.") from None
 
 
 def load_balancer_services(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -124,6 +151,7 @@ def load_balancer_services(hosts: Iterable[str], hostvars: Mapping[str, Mapping[
                     "name": str(host),
                     "address": str(variables.get("vllm_address") or variables.get("ansible_host") or host),
                     "port": port_of(host, instance, "port"),
+                    **agent_of(host, variables),
                 }
             )
     return list(services.values())

@@ -11,6 +11,8 @@ import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ REPO = SCENARIO.parents[1]
 PREFIX = "inferops-load_balancer-"
 NAMES = ("debian12", "debian13")
 CONFIG = "/etc/haproxy/haproxy.cfg"
-TINY, FAR, GONE, STATS, METRICS = 8000, 8001, 8002, 8404, 8405
+TINY, FAR, GONE, MIXED, STATS, METRICS = 8000, 8001, 8002, 8003, 8404, 8405
 SERVERS = (9001, 9002)
+AGENTS = (9411, 9412)
 
 
 def client(host: Any, *arguments: Any) -> dict[str, Any]:
@@ -61,6 +64,49 @@ def wait_until(true: Callable[[], bool], seconds: float = 15) -> None:
 def is_up(host: Any, service: str, server: str) -> bool:
     line = f'haproxy_server_status{{proxy="{service}",server="{server}",state="UP"}} 1'
     return line in get(host, "/metrics", METRICS)["body"]
+
+
+def completions(host: Any, server: int) -> float:
+    """Requests for completions that a server has answered since its start."""
+    return metric(host, server, 'http_requests_total{handler="/v1/completions"')
+
+
+def say(host: Any, agent: int, **state: Any) -> dict[str, Any]:
+    """Have an agent say something else of its server."""
+    answer: dict[str, Any] = json.loads(post(host, "/simulator", agent, {"instance": "tiny", **state})["body"])
+    return answer
+
+
+@contextmanager
+def all_well_after(host: Any) -> Iterator[None]:
+    """Servers and agents are at work afterwards, and HAProxy knows it."""
+    try:
+        yield
+    finally:
+        host.check_output("systemctl start agent@9411 agent@9412 simulator@9001 simulator@9002")
+        for agent in AGENTS:
+            wait_until(lambda agent=agent: host.socket(f"tcp://127.0.0.1:{agent}").is_listening)
+            say(host, agent, state="ready", draining=False)
+        wait_until(lambda: all(is_up(host, "tiny", name) for name in ("one", "two", "_one_open", "_two_open")))
+
+
+def together(test: Callable[[Any], None]) -> Callable[[dict[str, Any]], None]:
+    """A test that runs on all hosts at the same time."""
+
+    def run(name: str, host: Any) -> None:
+        try:
+            with all_well_after(host):
+                test(host)
+        except BaseException as error:
+            error.add_note(f"on {name}")
+            raise
+
+    def run_all(hosts: dict[str, Any]) -> None:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(run, hosts, hosts.values()))
+
+    run_all.__doc__ = test.__doc__
+    return run_all
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +159,7 @@ def test_completion(host: Any) -> None:
     assert json.loads(answer["body"])["choices"][0]["text"] == " 0 1 2"
 
 
+@together
 def test_both_servers_answer_and_requests_are_logged(host: Any) -> None:
     client(host, "load", "--port", TINY, "--seconds", 1)
     log = host.check_output("journalctl --unit haproxy --output cat --no-pager --since '1 minute ago'")
@@ -128,6 +175,7 @@ def test_stream_is_not_held_back(host: Any) -> None:
     assert answer["last"] - answer["first"] > 1.5
 
 
+@together
 def test_killed_server_loses_no_request(host: Any) -> None:
     restarts = "systemctl show --property NRestarts --value simulator@9001"
     before = int(host.check_output(restarts))
@@ -136,7 +184,6 @@ def test_killed_server_loses_no_request(host: Any) -> None:
     assert found["failed"] == []
     assert found["answered"] > 20
     assert int(host.check_output(restarts)) > before
-    wait_until(lambda: is_up(host, "tiny", "one"))
 
 
 def test_vanished_host_loses_no_request(host: Any, hosts: dict[str, Any]) -> None:
@@ -161,12 +208,148 @@ def test_vanished_host_loses_no_request(host: Any, hosts: dict[str, Any]) -> Non
     assert 9 < found["slowest"] < 30
 
 
+@together
 def test_reload_loses_no_request_and_keeps_the_master(host: Any) -> None:
     pid = "systemctl show --property MainPID --value haproxy"
     before = host.check_output(pid)
     found = client(host, "load", "--port", TINY, "--seconds", 3, "--", "systemctl", "reload", "haproxy")
     assert found["failed"] == []
     assert host.check_output(pid) == before
+
+
+@together
+def test_agents_decide(host: Any) -> None:
+    """A server that is drained or not ready gets no request after 3 s at most, and finishes the stream that it has."""
+    say(host, AGENTS[1], state="hung")
+    wait_until(lambda: not is_up(host, "tiny", "two"), 3)
+    with ThreadPoolExecutor() as pool:
+        stream = pool.submit(post, host, "/v1/completions", TINY, prompt(500, stream=True))
+        wait_until(lambda: metric(host, SERVERS[0], "vllm:num_requests_running") == 1)
+        say(host, AGENTS[1], state="ready")
+        for state in ({"draining": True}, {"draining": False, "state": "hung"}):
+            wait_until(lambda: is_up(host, "tiny", "two"), 3)
+            say(host, AGENTS[0], **state)
+            wait_until(lambda: not is_up(host, "tiny", "one"), 3)
+            assert metric(host, SERVERS[0], "vllm:num_requests_running") == 1
+            before = completions(host, SERVERS[0])
+            assert client(host, "load", "--port", TINY, "--seconds", 1)["failed"] == []
+            assert completions(host, SERVERS[0]) == before
+            say(host, AGENTS[0], state="ready", draining=False)
+            wait_until(lambda: is_up(host, "tiny", "one"), 3)
+    assert stream.result()["body"].endswith("data: [DONE]\n\n")
+    assert stream.result()["body"].count('"text":" ') == 500
+
+
+@together
+def test_dead_agents(host: Any) -> None:
+    """A node whose agent is dead is out while others have one; once all are dead, the servers' own answers decide."""
+    found = client(host, "load", "--port", TINY, "--seconds", 3, "--", "systemctl", "stop", "agent@9411")
+    assert found["failed"] == []
+    wait_until(lambda: not is_up(host, "tiny", "one"), 4)
+    before = completions(host, SERVERS[0])
+    client(host, "load", "--port", TINY, "--seconds", 1)
+    assert completions(host, SERVERS[0]) == before
+    found = client(host, "load", "--port", TINY, "--seconds", 6, "--", "systemctl", "stop", "agent@9412")
+    assert found["failed"] == []
+    wait_until(lambda: not is_up(host, "tiny", "two"), 4)
+    client(host, "load", "--port", TINY, "--seconds", 1)
+    assert completions(host, SERVERS[0]) > before
+    host.check_output("systemctl stop simulator@9001")
+    assert post(host, "/v1/completions", TINY, prompt(1))["status"] == 200
+
+
+@together
+def test_drained_servers_serve_nobody(host: Any) -> None:
+    """Not even when there is no other, whatever /health says, and when their agents are gone since."""
+    for agent in AGENTS:
+        say(host, agent, draining=True)
+    wait_until(lambda: not is_up(host, "tiny", "_one_open") and not is_up(host, "tiny", "_two_open"), 3)
+    before = [completions(host, server) for server in SERVERS]
+    assert post(host, "/v1/completions", TINY, prompt(1))["status"] == 503
+    host.check_output("systemctl reload haproxy")
+    assert post(host, "/v1/completions", TINY, prompt(1))["status"] == 503
+    host.check_output("systemctl stop agent@9411 agent@9412")
+    time.sleep(2)
+    assert post(host, "/v1/completions", TINY, prompt(1))["status"] == 503
+    assert [completions(host, server) for server in SERVERS] == before
+
+
+@together
+def test_hung_server_that_is_killed_loses_no_request(host: Any) -> None:
+    """It holds its requests until it is killed, and they are repeated on the other one then."""
+    with ThreadPoolExecutor() as pool:
+        load = pool.submit(client, host, "load", "--port", TINY, "--seconds", 8)
+        wait_until(lambda: metric(host, SERVERS[0], "vllm:num_requests_running") > 0)
+        post(host, "/simulator", SERVERS[0], {"hang": True})
+        time.sleep(2)
+        say(host, AGENTS[0], state="hung")
+        wait_until(lambda: not is_up(host, "tiny", "one"), 3)
+        assert json.loads(get(host, "/load", SERVERS[0])["body"])["server_load"] > 0
+        host.check_output("systemctl kill --signal=KILL simulator@9001")
+        found = load.result()
+    assert found["failed"] == []
+    assert found["answered"] > 20
+    assert found["slowest"] > 2
+
+
+@together
+def test_request_of_the_last_ready_server_goes_where_health_is_good(host: Any) -> None:
+    """The other server is ready for no agent, but answers /health."""
+    host.check_output("systemctl stop agent@9412")
+    wait_until(lambda: not is_up(host, "tiny", "two"), 6)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(post, host, "/v1/completions", TINY, prompt(150))
+        wait_until(lambda: metric(host, SERVERS[0], "vllm:num_requests_running") == 1)
+        host.check_output("systemctl kill --signal=KILL simulator@9001; systemctl stop simulator@9001")
+        say(host, AGENTS[0], state="down")
+    assert answer.result()["status"] == 200
+
+
+@together
+def test_reload_keeps_drained_servers_out(host: Any) -> None:
+    say(host, AGENTS[0], draining=True)
+    wait_until(lambda: not is_up(host, "tiny", "one"), 3)
+    before = completions(host, SERVERS[0])
+    found = client(host, "load", "--port", TINY, "--seconds", 3, "--", "systemctl", "reload", "haproxy")
+    assert found["failed"] == []
+    assert completions(host, SERVERS[0]) == before
+
+
+@together
+def test_reload_takes_new_ports(host: Any) -> None:
+    """What HAProxy keeps of its servers over a reload does not hide where they are now."""
+    host.check_output(f"cp --preserve {CONFIG} /root/good.cfg")
+    try:
+        host.check_output(f"sed -i 's/9001 port 9411/9003 port 9413/; s/agent-port 9412/agent-port 9414/' {CONFIG}")
+        host.check_output("systemctl reload haproxy")
+        states = "echo 'show servers state tiny' | socat - UNIX-CONNECT:/run/haproxy/admin.sock"
+        wait_until(lambda: " 9003 - 0 9413 " in host.check_output(states), 5)
+        assert " 9414\n" in host.check_output(states)
+    finally:
+        host.check_output(f"cp --preserve /root/good.cfg {CONFIG} && systemctl reload haproxy")
+
+
+@together
+def test_node_without_agent_beside_one_with_it(host: Any) -> None:
+    """Its server's own answer counts as much as the agent's does for the other."""
+    say(host, AGENTS[0], state="hung")
+    wait_until(lambda: not is_up(host, "mixed", "one"), 3)
+    before = completions(host, SERVERS[0])
+    client(host, "load", "--port", MIXED, "--seconds", 1)
+    assert completions(host, SERVERS[0]) == before
+    host.check_output("systemctl stop simulator@9002")
+    wait_until(lambda: not is_up(host, "mixed", "two"), 5)
+    assert post(host, "/v1/completions", MIXED, prompt(1))["status"] == 200
+    assert completions(host, SERVERS[0]) == before + 1
+
+
+@together
+def test_agents_are_asked_thrice_a_second(host: Any) -> None:
+    before = say(host, AGENTS[1])["asked"]
+    time.sleep(5)
+    after = say(host, AGENTS[1])["asked"]
+    for kind in ("ready", "agent", "open"):
+        assert 3 <= after[kind] - before[kind] <= 7
 
 
 @pytest.fixture
@@ -180,18 +363,22 @@ def failing(host: Any) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("failing")
-@pytest.mark.parametrize(("path", "tries"), [("/v1/completions", 6), ("/invocations", 1)])
-def test_only_what_may_be_repeated_is_repeated(host: Any, path: str, tries: int) -> None:
+@pytest.mark.parametrize(
+    ("path", "kibibytes", "tries"),
+    [("/v1/completions", 0, 6), ("/v1/completions", 254, 6), ("/v1/completions", 257, 1), ("/invocations", 0, 1)],
+)
+def test_only_what_may_be_repeated_is_repeated(host: Any, path: str, kibibytes: int, tries: int) -> None:
     def failures() -> float:
         return sum(
             metric(host, port, f'http_requests_total{{handler="{path}",method="POST",status="5xx"') for port in SERVERS
         )
 
     before = failures()
-    assert post(host, path, TINY, prompt(1))["status"] == 500
+    assert post(host, path, TINY, prompt(1), "--padding", kibibytes * 1024)["status"] == 500
     assert failures() - before == tries
 
 
+@together
 def test_server_is_told_when_the_client_has_left(host: Any) -> None:
     """Nobody reads the answer, so the ten seconds of tokens are not generated."""
     assert post(host, "/v1/completions", TINY, prompt(500), "--timeout", 1)["status"] is None

@@ -28,6 +28,12 @@ def service(name: Any = "qwen3vl", port: Any = 80, servers: Any = None) -> dict[
         [service(port="80", servers=[server(port="8000"), server("node2", "fd00::12")])],
         [service(servers=[server("node-2.example.com", "node-2.example.com")])],
         [service(servers=[server(port=8000), server("second", port=8001)])],
+        [
+            {
+                **service("chat", servers=[{**server(), "ready_port": "9410"}, server("node2", "fd00::12")]),
+                "instance": "a",
+            }
+        ],
     ],
 )
 def test_right(services: list[dict[str, Any]]) -> None:
@@ -73,6 +79,17 @@ def test_right(services: list[dict[str, Any]]) -> None:
         (
             [service(servers=[server(port="http")])],
             ": server 'node1' of service 'qwen3vl' has port 'http'; give it one from 1 to 65535.",
+        ),
+        (
+            [service(servers=[{**server(), "ready_port": 0}])],
+            (
+                ": server 'node1' of service 'qwen3vl' has ready_port 0; "
+                "give the port of its node's agent, from 1 to 65535, or leave it out."
+            ),
+        ),
+        (
+            [{**service(), "instance": "a b"}],
+            ": service 'qwen3vl' has instance 'a b'; use letters, digits, '.', '_' and '-', or leave it out.",
         ),
         (
             [service(servers=[server(), server(address="10.0.0.12")])],

@@ -31,11 +31,15 @@ def test_one_service_for_a_name_with_one_server_for_each_node() -> None:
             "name": "qwen3vl",
             "port": 8000,
             "servers": [
-                {"name": "node1", "address": "10.0.0.11", "port": 8000},
-                {"name": "node2", "address": "10.0.0.12", "port": 8000},
+                {"name": "node1", "address": "10.0.0.11", "port": 8000, "ready_port": 9410},
+                {"name": "node2", "address": "10.0.0.12", "port": 8000, "ready_port": 9410},
             ],
         },
-        {"name": "bge", "port": 8001, "servers": [{"name": "node1", "address": "10.0.0.11", "port": 8001}]},
+        {
+            "name": "bge",
+            "port": 8001,
+            "servers": [{"name": "node1", "address": "10.0.0.11", "port": 8001, "ready_port": 9410}],
+        },
     ]
 
 
@@ -103,6 +107,38 @@ def test_a_port_that_is_no_number(key: str) -> None:
         load_balancer_services(["node1"], {"node1": {"vllm_instances": [{**instance(), key: "http"}]}})
 
 
+@pytest.mark.parametrize(
+    ("variables", "agent"),
+    [
+        ({}, {"ready_port": 9410}),
+        ({"health_check_agent_port": "9500"}, {"ready_port": 9500}),
+        ({"health_check_agent_enabled": "true"}, {"ready_port": 9410}),
+        ({"health_check_agent_enabled": False, "health_check_agent_port": 9500}, {}),
+        # As an inventory in the form of INI gives it.
+        ({"health_check_agent_enabled": "no"}, {}),
+    ],
+)
+def test_agent(variables: dict[str, Any], agent: dict[str, int]) -> None:
+    [service] = load_balancer_services(["node1"], {"node1": {"vllm_instances": [instance()], **variables}})
+    assert service["servers"] == [{"name": "node1", "address": "node1", "port": 8000, **agent}]
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        (
+            {"health_check_agent_enabled": "perhaps"},
+            "node1: health_check_agent_enabled is 'perhaps'; give true or false.",
+        ),
+        ({"health_check_agent_port": "http"}, "node1: health_check_agent_port is 'http'; give a TCP port."),
+    ],
+)
+def test_an_agent_that_is_none(variables: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        load_balancer_services(["node1"], {"node1": {"vllm_instances": [instance()], **variables}})
+    assert str(error.value) == sentence
+
+
 def test_entrance() -> None:
     assert FilterModule().filters() == {"load_balancer_services": load_balancer_services}
 
@@ -120,8 +156,8 @@ all:
           - {name: "{{ model_name }}", port: "{{ base_port + offset }}", frontend_port: "{{ base_port }}"}
         vllm_address: "10.0.0.{{ number }}"
       hosts:
-        node1: {number: 1, offset: 0}
-        node2: {number: 2, offset: 7}
+        node1: {number: 1, offset: 0, health_check_agent_port: "{{ 9499 + number }}"}
+        node2: {number: 2, offset: 7, health_check_agent_enabled: "{{ number == 1 }}"}
 """
 
 PLAY = """
@@ -165,7 +201,7 @@ def test_templates_are_resolved_for_each_node(play: Any) -> None:
             "name": "qwen3vl",
             "port": 8000,
             "servers": [
-                {"name": "node1", "address": "10.0.0.1", "port": 8000},
+                {"name": "node1", "address": "10.0.0.1", "port": 8000, "ready_port": 9500},
                 {"name": "node2", "address": "10.0.0.2", "port": 8007},
             ],
         }
