@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .._serving.verdict import DRAINING, FAILED, HUNG, UNKNOWN, Verdict
+from .._serving.verdict import DRAINING, FAILED, HUNG, UNCOUNTED, UNKNOWN, Verdict
 from .memory import Memory
 from .settings import Settings
 
@@ -55,8 +55,8 @@ class Decision:
 
 def decide(memory: Memory, verdict: Verdict, now: float, settings: Settings) -> Decision:
     """What to do about a verdict, and what to remember of it. Save the memory before the action is taken."""
-    if verdict.state == UNKNOWN:
-        # Nor is its count of restarts to be trusted.
+    if verdict.state == UNKNOWN or verdict.restarts == UNCOUNTED:
+        # Who started a server that nobody has counted cannot be told: taken for an operator's, it would be forgiven.
         return Decision(_follow_service(memory, verdict, now, settings))
     memory, events, crashed = _follow_server(memory, verdict, now, settings)
     memory = _forget(_follow_service(memory, verdict, now, settings), now, settings)

@@ -35,6 +35,7 @@ IDLE_SHARE = 0.01
 """Less of a processor than this is no work."""
 PROGRESS_CPU_SECONDS = 0.25
 PROGRESS_BYTES = 1 << 20
+UNCOUNTED = -1
 PROBE_FAILURES = 3
 """One-token requests in a row that end with a server error make a server a failed one."""
 
@@ -53,7 +54,7 @@ class Verdict:
     serves: bool = False
     """Requests may be sent there."""
     restarts: int = 0
-    """How often its runtime has started it again by itself since somebody started it."""
+    """How often its runtime has started it again by itself since somebody started it; UNCOUNTED where it did not say."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class _Server:
     api_cpu_seconds: float
     """Of its API server, when that was last seen to work."""
     api_worked_at: float
-    restarts: int = 0
+    restarts: int = UNCOUNTED
     answered: bool = False
     served: bool = False
     tracks: dict[str, _Track] = field(default_factory=dict)

@@ -74,6 +74,7 @@ class Watcher:
         self._runtime = runtime
         self._wake = wake
         self._identity = ""
+        self._unit_known = False
         self._family = _Family(0)
         self._scrape: _Question | None = None
         self._probe: _Question | None = None
@@ -94,19 +95,20 @@ class Watcher:
             return Look(time.monotonic(), unit=await self._unit(), obstacle=self._obstacle())
         if changed:
             self._family = _Family(main[0])
+            self._unit_known = False
             self._follow([main[0]])
         if probe_too and self._probe is None:
             self._probe = self._ask(self._one_token())
             self._probe.task.add_done_callback(lambda _task: self._wake())
         self._scrape = self._scrape or self._ask(self._look_around())
         await asyncio.wait({self._scrape.task}, timeout=wait_seconds)
-        return await self._seen(main[1], changed)
+        return await self._seen(main[1])
 
     def close(self) -> None:
         """Drop what is on its way."""
         self._forget()
 
-    async def _seen(self, main: Stat, changed: bool) -> Look:
+    async def _seen(self, main: Stat) -> Look:
         scrape, asked_seconds, self._scrape = _collect(self._scrape)
         answer, probe_seconds, self._probe = _collect(self._probe)
         self._read_family()
@@ -115,7 +117,7 @@ class Watcher:
         if health and health.ok:
             self._note_engines()
         # A server on its way out loses its engines and its port in due order, which only the runtime can tell.
-        doubtful = changed or gone or (health is not None and not health.ok)
+        doubtful = not self._unit_known or gone or (health is not None and not health.ok)
         stats = self._family.stats
         return Look(
             at=time.monotonic(),
@@ -233,7 +235,9 @@ class Watcher:
 
     async def _unit(self) -> Unit | None:
         with contextlib.suppress(CommandFailed):
-            return (await self._runtime.units([self.instance.name])).get(self.instance.name)
+            unit = (await self._runtime.units([self.instance.name])).get(self.instance.name)
+            self._unit_known = unit is not None
+            return unit
         return None
 
     def _obstacle(self) -> str:
