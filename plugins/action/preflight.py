@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "runtime": {"type": "raw", "default": "systemd"},
     "user": {"type": "raw", "default": "vllm"},
     "root": {"type": "raw", "default": "/opt/vllm"},
+    "health_check": {"type": "dict", "default": {}, "no_log": False},
     "model_root": {"type": "path", "default": "/var/lib/vllm/models"},
     "peers": {"type": "list", "elements": "str", "default": []},
     "venv_disk_gb": {"type": "float", "default": 12},
@@ -35,7 +36,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "shm_per_instance_mib": {"type": "int", "default": 160},
     "driver_min": {"type": "int", "default": 580},
 }
-WORDS = ("instances", "version", "variant", "runtime", "user", "root")
+WORDS = ("instances", "version", "variant", "runtime", "user", "root", "health_check")
 LIMITS = ("venv_disk_gb", "shm_min_gb", "shm_per_instance_mib", "driver_min")
 
 

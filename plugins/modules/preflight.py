@@ -50,6 +50,10 @@ options:
     description: C(vllm_root), the directory of the virtual environments on the host.
     type: raw
     default: /opt/vllm
+  health_check:
+    description: The variables of P(inferops.vllm.health_check#role) that the inventory sets, by their names.
+    type: dict
+    default: {}
   model_root:
     description: Directory of the models on the host.
     type: path

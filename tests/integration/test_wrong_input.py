@@ -66,6 +66,23 @@ WRONG = [
         instances(TINY, {**OTHER, "name": "tiny"}),
     ),
     Case(
+        "port of the node agent",
+        "vllm_instances[0].port is 9500, the port of the node agent:"
+        " give the instance another port, or the agent one by health_check_agent_port.",
+        {**instances({**TINY, "port": 9500}), "health_check_agent_port": 9500},
+    ),
+    Case(
+        "time of the health check out of range",
+        "health_check_look_seconds is -1, not a number of seconds above 0 and of a year at most:"
+        " write a number of seconds above 0 and of a year at most.",
+        {"health_check_look_seconds": -1},
+    ),
+    Case(
+        "hook without an address",
+        "health_check_hooks[0] must have either a command or a url: write one of them.",
+        {"health_check_hooks": [{"events": ["quarantine"]}]},
+    ),
+    Case(
         "GPU beyond share 1",
         "vllm_instances[1].gpus is [0], but GPU 0 would give 1.42 of its memory, tiny 0.5 and other 0.92:"
         " lower gpu-memory-utilization in their args to 1 in sum, or use other GPUs.",

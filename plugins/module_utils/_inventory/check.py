@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from . import words as word_checks
-from .instances import check_instances
+from .instances import check_instances, read
 from .models import Model
 from .options import Options
-from .wording import shown
+from .wording import problem, shown
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Words:
     runtime: object = "systemd"
     user: object = "vllm"
     root: object = "/opt/vllm"
+    health_check: Mapping[str, object] = field(default_factory=dict)
+    """Variables of the role health_check, by their names."""
 
 
 def check_words(words: Words, models: Mapping[str, Model], options: Options | None) -> list[str]:
@@ -34,8 +36,28 @@ def check_words(words: Words, models: Mapping[str, Model], options: Options | No
         *word_checks.check_runtime(words.runtime),
         *word_checks.check_user(words.user),
         *word_checks.check_root(words.root),
+        *word_checks.check_health(words.health_check),
+        *check_agent_port(words),
         *check_instances(words.instances, models, options, with_gpus=words.variant == "cuda"),
     ]
+
+
+def check_agent_port(words: Words) -> Iterator[str]:
+    """The node agent listens on a port of its own."""
+    try:
+        health = word_checks.read_health(words.health_check)
+    except ValueError:
+        return  # told already
+    if not health.agent_enabled:
+        return
+    for instance in read(words.instances):
+        if instance.port == health.agent_port:
+            yield problem(
+                f"{instance.where}.port",
+                instance.port,
+                "the port of the node agent",
+                "give the instance another port, or the agent one by health_check_agent_port",
+            )
 
 
 def warnings(words: Words, options: Options | None) -> list[str]:

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 
+from .._health import settings as health_settings
 from .wording import listed, missing, nearest, problem
 
 VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+]{0,40}")
@@ -55,3 +57,20 @@ def check_root(root: object) -> Iterator[str]:
     if not isinstance(root, str) or not DIRECTORY.fullmatch(root) or ".." in root.split("/"):
         remedy = "give an absolute path without spaces, such as /opt/vllm"
         yield problem("vllm_root", root, "not the path of a directory", remedy)
+
+
+HEALTH = "health_check_"
+HEALTH_SETTINGS = tuple(field.name for field in fields(health_settings.Settings))
+
+
+def read_health(given: Mapping[str, object]) -> health_settings.Settings:
+    """The settings that variables of the role health_check make; ValueError says what is wrong with one."""
+    known = {name: given[HEALTH + name] for name in HEALTH_SETTINGS if HEALTH + name in given}
+    return health_settings.parse(known)
+
+
+def check_health(given: Mapping[str, object]) -> Iterator[str]:
+    try:
+        read_health(given)
+    except ValueError as error:
+        yield f"{HEALTH}{error}."
