@@ -37,6 +37,8 @@ def set_flag(name: str, reason: str, directory: str = DIRECTORY) -> None:
     staged = os.path.join(directory, f".{name}.new")
     with open(staged, "w", encoding="utf-8") as stream:
         json.dump({"since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "reason": reason}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(staged, path(name, directory))
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -76,6 +77,23 @@ def load(name: str, config_dir: str = CONFIG_DIR) -> Instance:
     """Read an instance; OSError where it does not exist, ValueError where its file is damaged."""
     with open(os.path.join(config_dir, f"{name}.json"), encoding="utf-8") as stream:
         return Instance(**json.load(stream))
+
+
+def load_all(chosen: Iterable[str] | None, config_dir: str = CONFIG_DIR) -> list[Instance]:
+    """The instances of those names, each once, or all of the node; ValueError says which one cannot be read."""
+    found = []
+    for name in names(config_dir) if chosen is None else dict.fromkeys(chosen):
+        try:
+            found.append(load(name, config_dir))
+        except FileNotFoundError:
+            present = ", ".join(names(config_dir)) or "none"
+            raise ValueError(
+                f"names has {name}, and the instances of this node are {present}:"
+                " correct the name, or set the instance up first"
+            ) from None
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(f"{config_dir}/{name}.json cannot be read ({error}): deploy the instance again") from error
+    return found
 
 
 def names(config_dir: str = CONFIG_DIR) -> list[str]:

@@ -6,24 +6,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import process, watch
-from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
-from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import watch
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import (
     BUSY,
     DOWN,
@@ -39,70 +34,19 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict imp
     Unit,
     Verdict,
 )
+from doubles.node import Runtime, Server
 
-SIMULATOR = Path(__file__).parents[4] / "doubles/simulator/vllm_simulator.py"
 LIMITS = Thresholds(hang_grace_seconds=2, idle_probe_seconds=0.5, unresponsive_seconds=8, load_stall_seconds=3)
 
 
-class Runtime:
-    """Says what it is told to say."""
-
-    def __init__(self) -> None:
-        self.unit: Unit | None = Unit("running", restarts=2)
-        self.asked = 0
-
-    async def units(self, names: Collection[str]) -> dict[str, Unit]:
-        self.asked += 1
-        if self.unit is None:
-            raise CommandFailed("systemctl: no")
-        return dict.fromkeys(names, self.unit)
-
-
-class Node:
-    """A simulated server with the files of its instance, its watcher and its judge."""
+class Node(Server):
+    """A simulated server with its watcher and its judge."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.instance = Instance(
-            name=f"watched-{port}",
-            port=port,
-            served_model_name="m",
-            user="vllm",
-            root="/o",
-            config_dir=str(folder),
-            run_dir=str(folder),
-        )
-        self.record = Path(self.instance.record_path)
-        self.runtime = Runtime()
-        self.server: subprocess.Popen[bytes] | None = None
+        super().__init__(folder)
+        self.runtime = Runtime(Unit("running", restarts=2))
         self.woken = 0
         self.verdict = Verdict(UNKNOWN, "")
-        Path(self.instance.config_path).write_text(f"port: {port}\n")
-
-    def start(self, **script: str) -> None:
-        command = [sys.executable, str(SIMULATOR), "--model", "m", "--host", "127.0.0.1", "--port"]
-        environment = {"SIM_LOAD_SECONDS": "0", "SIM_TOKEN_SECONDS": "0.01", **script, process.MARK: self.instance.name}
-        self.server = subprocess.Popen(
-            [*command, str(self.instance.port), "--enable-server-load-tracking"],
-            env={**os.environ, **environment},
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self.record.write_text(json.dumps({"pid": self.server.pid}))
-
-    def end(self) -> None:
-        if self.server:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.server.pid, signal.SIGKILL)
-            self.server.wait()
-
-    def tell(self, **orders: Any) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.instance.port, timeout=5)
-        with contextlib.closing(connection):
-            connection.request("POST", "/simulator", json.dumps(orders))
-            return json.loads(connection.getresponse().read())
 
     def watch(self, story: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a story in which look() and until() may be called."""
@@ -157,7 +101,7 @@ def test_loading_then_ready(node: Node) -> None:
         assert (node.verdict.state, node.verdict.restarts) == (LOADING, 2)
         await node.until(READY)
         assert node.verdict.serves
-        assert node.verdict.server.startswith(f"{node.server.pid}:")
+        assert node.verdict.server.startswith(f"{node.pid}:")
         asked = node.runtime.asked
         look = await node.look()
         assert look.engines is not None
@@ -173,7 +117,7 @@ def test_loading_then_ready(node: Node) -> None:
 def test_stalled_load(node: Node) -> None:
     async def story() -> None:
         await node.look()
-        os.killpg(node.server.pid, signal.SIGSTOP)
+        os.killpg(node.pid, signal.SIGSTOP)
         assert await node.until(HUNG) >= LIMITS.load_stall_seconds
         assert "stopped by a signal" in node.verdict.evidence
 
@@ -237,10 +181,10 @@ def test_server_killed_and_started_again(ready: Node) -> None:
 def test_stopped_api_server(ready: Node) -> None:
     async def story() -> None:
         await ready.until(READY)
-        os.kill(ready.server.pid, signal.SIGSTOP)
+        os.kill(ready.pid, signal.SIGSTOP)
         assert LIMITS.hang_grace_seconds <= await ready.until(HUNG) <= 5
-        assert f"({ready.server.pid})" in ready.verdict.evidence
-        os.kill(ready.server.pid, signal.SIGCONT)
+        assert f"({ready.pid})" in ready.verdict.evidence
+        os.kill(ready.pid, signal.SIGCONT)
         await asyncio.sleep(0.5)
         await ready.look()
         assert ready.verdict.serves
