@@ -118,6 +118,19 @@ class Agent:
         await asyncio.sleep(seconds)
         await self.close()
 
+    async def _listen(self) -> asyncio.AbstractServer:
+        address, port = self.settings.agent_address, self.settings.agent_port
+        try:
+            return await asyncio.get_running_loop().create_server(
+                lambda: Question(self.keepers), address, port, backlog=BACKLOG
+            )
+        except OSError as error:
+            # asyncio's own words repeat the address.
+            raise OSError(
+                f"cannot listen on {address}:{port}: {os.strerror(error.errno or 0)};"
+                " choose another health_check_agent_port or health_check_agent_address"
+            ) from error
+
     async def serve(self) -> None:
         """Keep the instances and answer until SIGTERM; OSError where the port cannot be had."""
         loop = asyncio.get_running_loop()
@@ -125,9 +138,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self.rescan)
-        server = await loop.create_server(
-            lambda: Question(self.keepers), self.settings.agent_address, self.settings.agent_port, backlog=BACKLOG
-        )
+        server = await self._listen()
         self.rescan()
         notify({"READY": "1"})
         while not ended.is_set():
@@ -174,12 +185,6 @@ def notify(states: Mapping[str, str]) -> None:
 def main() -> None:
     argparse.ArgumentParser(prog="vllm-node-agent", description=__doc__).parse_args()
     try:
-        chosen = settings.load()
-        asyncio.run(Agent(chosen).serve())
-    except ValueError as error:
+        asyncio.run(Agent(settings.load()).serve())
+    except (OSError, ValueError) as error:
         raise SystemExit(f"vllm-node-agent: {error}") from error
-    except OSError as error:
-        raise SystemExit(
-            f"vllm-node-agent: cannot listen on {chosen.agent_address}:{chosen.agent_port}: {error.strerror};"
-            " choose another health_check_agent_port or health_check_agent_address"
-        ) from error

@@ -19,7 +19,7 @@ from .._serving import client
 from .settings import Hook
 
 MAX_RUNNING = 16
-"""What happens while so many are at it is not told: something is wrong with the hooks."""
+"""Of each hook. What happens while so many are at it is not told to it: something is wrong with the hook."""
 
 Log = Callable[..., None]
 
@@ -30,19 +30,20 @@ class Hooks:
     def __init__(self, hooks: Sequence[Hook], log: Log) -> None:
         self._hooks = hooks
         self._log = log
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Hook] = {}
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """Begin every hook that wants an event of this kind; returns at once."""
         for hook in self._hooks:
             if event["event"] not in hook.events:
                 continue
-            if len(self._running) >= MAX_RUNNING:
-                self._log(event="hook", error=f"{MAX_RUNNING} hooks are still running, so one was left out")
-                return
+            # Each by itself: one that hangs must not silence the others.
+            if sum(running is hook for running in self._running.values()) >= MAX_RUNNING:
+                self._log(event="hook", hook=_shown(hook), error=f"left out: {MAX_RUNNING} of it are still running")
+                continue
             task = asyncio.get_running_loop().create_task(self._tell(hook, json.dumps(event).encode()))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running[task] = hook
+            task.add_done_callback(self._running.pop)
 
     async def finish(self) -> None:
         """Wait for what is under way; each has its own time limit."""
@@ -52,8 +53,12 @@ class Hooks:
     async def _tell(self, hook: Hook, event: bytes) -> None:
         error = await (_call(hook, event) if hook.url else _execute(hook, event))
         if error:
-            # Only the command's name or the host: the rest may hold a secret.
-            self._log(event="hook", hook=urlsplit(hook.url).hostname if hook.url else hook.command[0], error=error)
+            self._log(event="hook", hook=_shown(hook), error=error)
+
+
+def _shown(hook: Hook) -> str:
+    """Only the command's name or the host: the rest may hold a secret."""
+    return str(urlsplit(hook.url).hostname) if hook.url else hook.command[0]
 
 
 async def _execute(hook: Hook, event: bytes) -> str:
@@ -73,6 +78,7 @@ async def _execute(hook: Hook, event: bytes) -> str:
     except asyncio.TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
         return f"killed after {hook.timeout_seconds:g} s"
     return f"exit status {process.returncode}" if process.returncode else ""
 

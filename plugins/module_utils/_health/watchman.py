@@ -83,5 +83,5 @@ def main() -> None:
     argparse.ArgumentParser(prog="vllm-health-check", description=__doc__).parse_args()
     try:
         asyncio.run(check(settings.load()))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"vllm-health-check: {error}") from error
