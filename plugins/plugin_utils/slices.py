@@ -12,6 +12,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 SLICE_SECONDS = 10.0
+FIRST_SLICE_SECONDS = 3.0
+"""Most waits are shorter than this, and whoever waits for long wants to know soon."""
 
 
 class SlicedAction(ActionBase):
@@ -33,7 +35,8 @@ class SlicedAction(ActionBase):
         # A later slice finds done what the first one did.
         first: dict[str, Any] = {}
         while True:
-            step = {"seconds": SLICE_SECONDS, "waited": time.monotonic() - started, "progress": progress}
+            seconds = SLICE_SECONDS if progress else FIRST_SLICE_SECONDS
+            step = {"seconds": seconds, "waited": time.monotonic() - started, "progress": progress}
             outcome = self._execute_module(
                 module_name=f"inferops.vllm.{self.MODULE}",
                 module_args={**self._task.args, "_slice": step},

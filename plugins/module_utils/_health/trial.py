@@ -82,7 +82,8 @@ class Trial:
         self._answered = asyncio.Event()
         self._watcher = watch.Watcher(instance, runtime, self._answered.set)
         self._judge = Judge(plan.limits[instance.name])
-        self._first_state = seen.state
+        # A change of it ends the slice; before the first look there is none.
+        self._first_state = "" if seen == Seen() else seen.state
         self._refusal = ""
         self._named = ""
         """The server that was seen to have the right model."""
@@ -114,6 +115,7 @@ class Trial:
         if self._plan.once:
             # What has not answered yet may be slow, until the deadline.
             return look.probe is not None or (not look.asked_seconds and (look.health is None or not look.health.ok))
+        self._first_state = self._first_state or self.seen.state
         told = self.seen.state != self._first_state and not (asked or look.probe_seconds)
         return (now >= self._plan.slice_end and not look.probe_seconds) or (told and self._is_sliced)
 

@@ -74,6 +74,7 @@ def test_progress_is_shown_and_handed_on(run: Run) -> None:
     assert result == seen("ready", "answers")
     assert told == ["node1: tiny is loading: loads for 9 s", "node1: tiny is loading: loads for 29 s"]
     assert [step["_slice"]["progress"] for step in given] == [{}, {"tiny": 1}, {"tiny": 2}, {"tiny": 3}]
+    assert [step["_slice"]["seconds"] for step in given] == [3, 10, 10, 10]
     assert all(step["names"] == ["tiny"] for step in given)
     assert 0 <= given[0]["_slice"]["waited"] <= given[-1]["_slice"]["waited"]
 
@@ -124,7 +125,7 @@ def test_in_a_run_of_ansible(tmp_path: Path, server: Server) -> None:
     ]
     playbook = tmp_path / "playbook.yml"
     playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    server.start(SIM_LOAD_SECONDS="3")
+    server.start(SIM_LOAD_SECONDS="12")
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")),

@@ -169,6 +169,13 @@ class TestSlices:
         assert states[-1] == "ready"
         assert seen(result)["seconds"] >= 1
 
+    def test_server_that_serves_needs_one_slice(self, probe, server):
+        server.start()
+        probe(wait=True, timeout_seconds=20)
+        result = probe(wait=True, timeout_seconds=20, _slice={"seconds": 3, "waited": 0, "progress": {}})
+        assert seen(result)["serves"]
+        assert "_slice" not in result
+
     def test_time_waited_in_earlier_slices_counts(self, probe, server):
         server.start(SIM_LOAD_SECONDS="60")
         result = probe(wait=True, timeout_seconds=60, _slice={"seconds": 10, "waited": 59.5, "progress": {}})
