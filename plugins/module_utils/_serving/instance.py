@@ -62,6 +62,11 @@ class Instance:
         return os.path.join(self.run_dir, f"{self.name}.obstacle")
 
     @property
+    def stopping_path(self) -> str:
+        """A file that is there from the begin of a stop, in which /health still says that all is well."""
+        return os.path.join(self.run_dir, f"{self.name}.stopping")
+
+    @property
     def unit(self) -> str:
         return unit_name(self.name)
 

@@ -53,6 +53,8 @@ def _note_obstacle(instance: Instance, obstacle: str) -> None:
 
 
 def _check(instance: Instance) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(instance.stopping_path)
     _remove_leftovers(instance)
     holder = process.listeners({instance.port}).get(instance.port)
     if holder:

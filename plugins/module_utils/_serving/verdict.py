@@ -54,7 +54,7 @@ class Verdict:
     serves: bool = False
     """Requests may be sent there."""
     restarts: int = 0
-    """How often its runtime has started it again by itself since somebody started it; UNCOUNTED where it did not say."""
+    """How often its runtime has started it by itself since somebody did; UNCOUNTED where it did not say."""
 
 
 @dataclass(frozen=True)

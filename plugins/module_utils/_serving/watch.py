@@ -117,7 +117,12 @@ class Watcher:
         if health and health.ok:
             self._note_engines()
         # A server on its way out loses its engines and its port in due order, which only the runtime can tell.
-        doubtful = not self._unit_known or gone or (health is not None and not health.ok)
+        doubtful = (
+            not self._unit_known
+            or gone
+            or (health is not None and not health.ok)
+            or os.path.exists(self.instance.stopping_path)
+        )
         stats = self._family.stats
         return Look(
             at=time.monotonic(),
