@@ -413,7 +413,7 @@ def watch(
     memory = Memory()
     while world.now < seconds:
         verdict = world.verdict()
-        if blind and next(blind):
+        if blind and next(blind, False):
             verdict = Verdict("unknown", "the look failed")
         decision = decide(memory, verdict, world.now, SETTINGS)
         check(memory, verdict, decision)
@@ -422,7 +422,7 @@ def watch(
             assert len([at for at in world.made if at > world.now - WINDOW]) <= BUDGET
         memory = decision.memory
         yield decision
-        world.pass_time(next(gaps))
+        world.pass_time(next(gaps, 1.0))
 
 
 def check(before: Memory, verdict: Verdict, decision: Decision) -> None:
