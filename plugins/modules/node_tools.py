@@ -65,10 +65,12 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health import (
     policy,
     server,
     settings,
+    trial,
     watchman,
 )
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
     client,
+    flight,
     instance,
     launch,
     metrics,
@@ -92,9 +94,10 @@ PACKAGES = {
         policy,
         server,
         settings,
+        trial,
         watchman,
     ],
-    "_serving": [_serving, client, instance, launch, metrics, probe, process, runtime, verdict, watch],
+    "_serving": [_serving, client, flight, instance, launch, metrics, probe, process, runtime, verdict, watch],
 }
 COMMANDS = {
     "vllm-health-check": "_health.watchman",
@@ -127,8 +130,8 @@ def wanted_files(root: str) -> dict[str, tuple[str, int]]:
             # A package's own source lies in its __init__.py.
             base = "__init__" if hasattr(module, "__path__") else module.__name__.rpartition(".")[2]
             files[os.path.join(package, name, f"{base}.py")] = (source(module), 0o644)
-    for name, module in COMMANDS.items():
-        text = COMMAND.format(python=sys.executable, lib=lib, module=module)
+    for name, program in COMMANDS.items():
+        text = COMMAND.format(python=sys.executable, lib=lib, module=program)
         files[os.path.join(root, "bin", name)] = (text, 0o755)
     return files
 
