@@ -1,0 +1,49 @@
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The node agent as a process of its own, on a folder in place of a node: `python -m bench._agent FOLDER PORT`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from ansible_collections.inferops.vllm.plugins.module_utils._health import keeper
+from ansible_collections.inferops.vllm.plugins.module_utils._health.agent import Agent
+from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
+
+
+class Runtime:
+    """In place of systemd: whatever it is told, the servers stay as they are."""
+
+    async def units(self, names: Collection[str]) -> dict[str, Unit]:
+        return dict.fromkeys(names, Unit("running"))
+
+    async def restart(self, name: str) -> None:
+        """Not done."""
+
+    async def kill(self, name: str) -> None:
+        """Not done."""
+
+    async def stop(self, name: str) -> None:
+        """Not done."""
+
+
+def main() -> None:
+    folder, port = Path(sys.argv[1]), int(sys.argv[2])
+    keeper.Keeper.__init__.__defaults__ = (lambda: True, str(folder / "state"), str(folder / "drain"))
+    settings = Settings(agent_address="127.0.0.1", agent_port=port)
+    asyncio.run(serve(settings, folder))
+
+
+async def serve(settings: Settings, folder: Path) -> None:
+    agent = Agent(settings, str(folder / "config"), str(folder / "state" / "lock"))
+    agent._runtime = Runtime()  # type: ignore[assignment]
+    await agent.serve()
+
+
+if __name__ == "__main__":
+    main()
