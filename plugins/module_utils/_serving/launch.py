@@ -14,12 +14,15 @@ import json
 import os
 import signal
 import sys
+import time
 
 from . import instance as instances
 from . import process
 from .instance import Instance
 
 LEFTOVER_SECONDS = 10
+REFUSAL_SECONDS = 1
+"""A start that is refused takes this long: the runtime tries again at once, which is right for a server that ended."""
 COMMANDS = {
     "cuda": ["bin/vllm", "serve"],
     # The CPU build's distribution is not named vllm, which its own command stumbles over.
@@ -117,4 +120,5 @@ def main() -> None:
         instance = instances.load(arguments.name)
         {"check": check, "run": run}[arguments.verb](instance)
     except (CannotStart, OSError, ValueError) as error:
+        time.sleep(REFUSAL_SECONDS)
         raise SystemExit(f"vllm-instance: {arguments.name}: {error}") from error
