@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Callable, Protocol
 
+from .._serving import process, watch
 from .._serving import verdict as verdicts
-from .._serving import watch
 from .._serving.instance import Instance
 from .._serving.runtime import CommandFailed
 from .._serving.verdict import Judge, Thresholds, Verdict
@@ -23,6 +25,8 @@ EAGER_SECONDS = 0.5
 """Between looks at a server that is not up yet, for each of them is a connection refused."""
 WAIT_SECONDS = 1.0
 """What a look waits for answers."""
+ON_THE_MOVE = ("stopping", "stopped", "starting")
+"""States of a unit whose server is on its way out, although it may still be seen."""
 PROBE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Log = Callable[..., None]
@@ -148,9 +152,20 @@ class Keeper:
         began = time.monotonic()
         look = await self._watcher.look(WAIT_SECONDS, self._judge.wants_probe)
         self._note_look(began)
-        self._note_verdict(self._judge.judge(look))
+        self._note_verdict(await self._as_meant(self._judge.judge(look)))
         if self._may_act():
             await self._follow_policy(look.at)
+
+    async def _as_meant(self, verdict: Verdict) -> Verdict:
+        """What is done by name would hit the next server, where somebody has stopped the one that was looked at."""
+        if not verdict.server or verdict.state not in (verdicts.HUNG, verdicts.FAILED):
+            return verdict
+        unit = None
+        with contextlib.suppress(CommandFailed):
+            unit = (await self._runtime.units([self.instance.name])).get(self.instance.name)
+        if (unit and unit.state in ON_THE_MOVE) or not is_alive(verdict.server):
+            return replace(verdict, state=verdicts.DRAINING, evidence="its runtime is stopping it", lost=False)
+        return verdict
 
     def _note_look(self, began: float) -> None:
         self.looked_at = time.monotonic()
@@ -215,6 +230,13 @@ class Keeper:
             if self._save_error != error.strerror:
                 self._log(instance=self.instance.name, event="memory", error=f"not saved: {error.strerror}")
             self._save_error = error.strerror
+
+
+def is_alive(server: str) -> bool:
+    """Whether a server still runs, by its identity."""
+    pid, _colon, start_ticks = server.partition(":")
+    stat = process.stat(int(pid))
+    return stat is not None and stat.state not in "ZX" and str(stat.start_ticks) == start_ticks
 
 
 def thresholds(instance: Instance, settings: Settings) -> Thresholds:

@@ -18,6 +18,8 @@ from .settings import Settings
 
 UNIT = "vllm-node-agent.service"
 ANSWER_SECONDS = 5
+SECOND_THOUGHT_SECONDS = 3
+"""Somebody may be restarting the agent just now."""
 RESTART_SECONDS = 10
 """What a restarted agent has to answer."""
 STAND_IN_SECONDS = 50
@@ -69,6 +71,9 @@ async def check(chosen: Settings, seconds: float = STAND_IN_SECONDS, lock_path: 
     """One minute's work."""
     if chosen.agent_enabled:
         reason = await trouble(chosen)
+        if reason:
+            await asyncio.sleep(SECOND_THOUGHT_SECONDS)
+            reason = await trouble(chosen)
         if not reason or await restart_agent(chosen, reason):
             return
     held = lock.Lock(lock_path)

@@ -21,6 +21,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health import memor
 from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Keeper
 from ansible_collections.inferops.vllm.plugins.module_utils._health.lock import Lock
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Look, Unit, Verdict
 from doubles.node import Server
 
@@ -52,6 +53,13 @@ class FakeJudge:
 
 def verdict(state: str, server: str = "7:7", **words: Any) -> Verdict:
     return Verdict(state, f"it is {state}", server, serves=state in ("ready", "busy"), **words)
+
+
+@pytest.fixture(autouse=True)
+def _alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of these tests that have no process are taken for alive."""
+    known = keepers.is_alive
+    monkeypatch.setattr(keepers, "is_alive", lambda server: server in ("1:1", "2:2", "7:7", "8:8") or known(server))
 
 
 def judged(keeper: Keeper, *verdicts: Verdict) -> None:
@@ -88,6 +96,34 @@ def test_what_follows_from_a_verdict(make_keeper: MakeKeeper, runtime: Any, seen
     assert runtime.done == done
     assert keeper.restarts == sum(keeper.actions.values()) == len(done)
     assert [event["event"] for event in told] == ["restart"] * len(done)
+
+
+@pytest.mark.parametrize("state", ["stopping", "stopped", "starting"])
+@pytest.mark.parametrize("seen", ["hung", "failed"])
+def test_a_server_that_somebody_has_stopped_meanwhile_is_none_to_kill(
+    make_keeper: MakeKeeper, runtime: Any, state: str, seen: str
+) -> None:
+    runtime.unit = Unit(state)
+    keeper = make_keeper()
+    judged(keeper, verdict("ready"), verdict(seen, lost=True))
+    assert (runtime.done, keeper.verdict.state, keeper.restarts) == ([], "draining", 0)
+
+
+def test_a_server_that_has_ended_meanwhile_is_none_to_kill(make_keeper: MakeKeeper, runtime: Any) -> None:
+    keeper = make_keeper()
+    judged(keeper, verdict("ready", server="1:1"), verdict("failed", server=f"{os.getpid()}:1", lost=True))
+    assert (runtime.done, keeper.verdict.state, keeper.restarts) == ([], "draining", 0)
+
+
+def test_a_runtime_that_says_nothing_keeps_nobody_from_healing(
+    make_keeper: MakeKeeper, runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_names: Any) -> dict[str, Unit]:
+        raise CommandFailed("systemctl show: no")
+
+    monkeypatch.setattr(runtime, "units", fails)
+    judged(make_keeper(), verdict("hung", lost=True))
+    assert runtime.done == [("kill", "tiny")]
 
 
 def test_recovery_is_told_once(make_keeper: MakeKeeper, runtime: Any) -> None:

@@ -63,10 +63,15 @@ class Node:
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch, log: Any) -> Node:
     fake = Node()
+
+    async def stand_in(standing: agent.Agent, seconds: float) -> None:
+        await fake.stand_in(standing, seconds)
+
     monkeypatch.setattr(watchman.runtime, "run", fake.run)
-    monkeypatch.setattr(watchman.Agent, "stand_in", lambda stand_in, seconds: fake.stand_in(stand_in, seconds))
+    monkeypatch.setattr(watchman.Agent, "stand_in", stand_in)
     monkeypatch.setattr(watchman, "log", log)
     monkeypatch.setattr(watchman, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(watchman, "SECOND_THOUGHT_SECONDS", 0.1)
     monkeypatch.setattr(watchman, "RESTART_SECONDS", 1.2)
     return fake
 
@@ -114,6 +119,19 @@ def test_dead_agent_that_does_not_come_back_is_stood_in_for(node: Node, folder: 
     check(node, folder, listening=False)
     assert node.commands[-1].startswith("restart --no-block")
     assert node.stood_in == 1
+
+
+def test_agent_that_is_just_being_started_is_let_be(node: Node, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.answer = DEAF
+    sleep = asyncio.sleep
+
+    async def meanwhile(seconds: float) -> None:
+        node.answer = FRESH
+        await sleep(seconds)
+
+    monkeypatch.setattr(watchman.asyncio, "sleep", meanwhile)
+    check(node, folder)
+    assert (node.commands, node.stood_in) == ([], 0)
 
 
 def test_nothing_to_kill_is_no_obstacle(node: Node, folder: Path) -> None:
