@@ -7,8 +7,9 @@ Habits it copies, each measured on vLLM 0.32 (a tiny model on a CPU) or read in 
 
 * Processes: the API server, and its child EngineCore (comm "VLLM::EngineCor", command line "VLLM::EngineCore").
   The child outlives a killed API server, keeps the environment and leaves the port free.
-* Loading: the port is bound at once but refuses connections until the model is loaded. A start-up that fails ends
-  with exit status 1; SIGTERM while loading ends it with "KeyboardInterrupt: terminated" and a nonzero status.
+* Loading: the engine reads, and the port is bound at once but refuses connections until it is done. A start-up that
+  fails ends with exit status 1, one that cannot work after a while too, for the real one has much to import first;
+  SIGTERM while loading ends it with "KeyboardInterrupt: terminated" and a nonzero status.
 * A stopped engine (SIGSTOP) freezes the step counter and the gauges, which the engine pushes, while /health, /metrics
   and /v1/models answer 200. Gauges do not move for requests that come after; /load, counted in the API server, does.
   SIGTERM then kills the engine, but the API server stays as long as a client of a request in flight does.
@@ -91,6 +92,9 @@ ABORT_GRACE_SECONDS = 0.5
 ANSWERING_PART = 0.6
 # A saturated API server uses its processor: here a twentieth of it.
 TOIL_SECONDS, TOIL_PAUSE_SECONDS = 0.005, 0.1
+# A load reads: a little, and often.
+WEIGHTS_BYTES, WEIGHTS_SECONDS = 1 << 20, 0.25
+IMPORT_SECONDS = 1
 READ_LIMIT = 64 * 1024
 BODY_LIMIT = 64 * 1024 * 1024
 ENGINE_DEAD = "The server had an error while processing your request."
@@ -337,8 +341,10 @@ class Engine:
     def _load(self) -> None:
         failure = self.settings.script.startup_failure_seconds
         deadline = time.monotonic() + (self.settings.script.load_seconds if failure is None else failure)
-        while time.monotonic() < deadline and not self.terminating:
-            select.select([self.wakeup], [], [], max(0, deadline - time.monotonic()))
+        with open("/dev/zero", "rb", buffering=0) as weights:
+            while time.monotonic() < deadline and not self.terminating:
+                weights.read(WEIGHTS_BYTES)
+                select.select([self.wakeup], [], [], min(WEIGHTS_SECONDS, max(0, deadline - time.monotonic())))
         if self.terminating:
             raise SystemExit(0)
         if failure is not None:
@@ -1233,8 +1239,9 @@ async def toil(seconds: float) -> None:
     """Take that long, and some of the processor: a saturated server computes all the while."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        slice_end = time.monotonic() + TOIL_SECONDS
-        while time.monotonic() < slice_end:
+        # Of its own time: a machine with much else to do must not make it look idle.
+        slice_end = time.process_time() + TOIL_SECONDS
+        while time.process_time() < slice_end:
             pass
         await asyncio.sleep(TOIL_PAUSE_SECONDS)
 
@@ -1545,6 +1552,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         serve(read_settings(sys.argv[1:] if arguments is None else arguments, os.environ))
     except UsageError as error:
+        time.sleep(IMPORT_SECONDS)
         print(f"vllm: error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
