@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from ansible_collections.inferops.vllm.plugins.module_utils._health import keeper
 from ansible_collections.inferops.vllm.plugins.module_utils._health.agent import Agent
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
 
 
@@ -32,8 +34,17 @@ class Runtime:
         """Not done."""
 
 
+def control_group(pid: int) -> list[int]:
+    """A server and its engine, as they would be in a unit: here all servers share the control group of the bench."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        return [pid, *map(int, children)]
+    return [pid]
+
+
 def main() -> None:
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
+    process.control_group = control_group
     keeper.Keeper.__init__.__defaults__ = (lambda: True, str(folder / "state"), str(folder / "drain"))
     settings = Settings(agent_address="127.0.0.1", agent_port=port)
     asyncio.run(serve(settings, folder))
