@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "runtime": {"type": "raw", "default": "systemd"},
     "user": {"type": "raw", "default": "vllm"},
     "root": {"type": "raw", "default": "/opt/vllm"},
-    "health_check": {"type": "dict", "default": {}, "no_log": False},
+    "health_check": {"type": "dict", "default": {}},
     "model_root": {"type": "path", "default": "/var/lib/vllm/models"},
     "peers": {"type": "list", "elements": "str", "default": []},
     "venv_disk_gb": {"type": "float", "default": 12},
