@@ -227,9 +227,9 @@ class Judge:
             server.load = look.load
         if look.work.exceeds(server.work, PROGRESS_CPU_SECONDS, PROGRESS_BYTES):
             server.work, server.worked_at = look.work, look.at
-        # Since it last worked, not since it last answered: what it did before it stopped says nothing of now.
+        # Since it last worked or answered: what it did before it stopped, and how long it idled, says nothing of now.
         cpu, seconds = look.api_cpu_seconds - server.api_cpu_seconds, look.at - server.api_worked_at
-        if cpu > 0 and cpu >= IDLE_SHARE * seconds:
+        if server.heard_at == look.at or (cpu > 0 and cpu >= IDLE_SHARE * seconds):
             server.api_cpu_seconds, server.api_worked_at = look.api_cpu_seconds, look.at
         self._take_probe(server, look)
         if look.engines is not None:

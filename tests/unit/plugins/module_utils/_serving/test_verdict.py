@@ -301,6 +301,16 @@ class TestWorking:
         assert all(verdict.serves for verdict in verdicts)
         assert states(verdicts[10:]) == {BUSY}
 
+    def test_saturated_after_hours_without_work(self, node: Node) -> None:
+        """What little its API server computes is measured since it last answered, not against the hours before."""
+        node.loaded().run(4 * 3600)
+        node.answer_seconds, node.probe_seconds = 60, 200
+        node.work(running=256, waiting=500)
+        node.api_cpu = 0.03
+        verdicts = node.run(300)
+        assert states(verdicts) <= {READY, BUSY}
+        assert all(verdict.serves for verdict in verdicts)
+
     def test_engine_that_compiles(self, node: Node) -> None:
         node.loaded().work()
         node.look()
