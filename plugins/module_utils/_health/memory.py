@@ -29,8 +29,8 @@ class Memory:
 
     server: str = ""
     """Identity of the last server that was seen."""
-    gone: bool = False
-    """That server runs no more, and no other has been seen since."""
+    refused: bool = False
+    """That server runs no more, and its launcher has kept the next from its start."""
     runtime_restarts: int = 0
     """The runtime's own count of restarts, at the last look."""
     started_by_hand: bool = False

@@ -91,7 +91,7 @@ def _follow_server(
     memory = replace(
         memory,
         server=verdict.server,
-        gone=False,
+        refused=False,
         runtime_restarts=verdict.restarts,
         started_by_hand=False,
         acted="",
@@ -106,10 +106,10 @@ def _follow_server(
 
 def _without_another(memory: Memory, verdict: Verdict) -> Memory:
     if verdict.server:
-        return replace(memory, gone=False, runtime_restarts=max(memory.runtime_restarts, verdict.restarts))
+        return replace(memory, refused=False, runtime_restarts=max(memory.runtime_restarts, verdict.restarts))
     if verdict.restarts < memory.runtime_restarts:
-        return replace(memory, gone=True, runtime_restarts=verdict.restarts, started_by_hand=True)
-    return replace(memory, gone=True)
+        memory = replace(memory, runtime_restarts=verdict.restarts, started_by_hand=True)
+    return replace(memory, refused=memory.refused or verdict.refused)
 
 
 def _started_by_hand(memory: Memory, verdict: Verdict) -> bool:
@@ -120,8 +120,8 @@ def _started_by_hand(memory: Memory, verdict: Verdict) -> bool:
 def _runtime_restarts(memory: Memory, verdict: Verdict) -> int:
     """How many servers the runtime started since the last one that was seen."""
     grown = max(verdict.restarts - memory.runtime_restarts, 0)
-    # While none runs the count also grows with each start that the launcher refuses: a port may be taken for hours.
-    return min(grown, 1) if memory.gone else grown
+    # The count also grows with each start that the launcher refuses: a port may be taken for hours.
+    return min(grown, 1) if memory.refused else grown
 
 
 def _follow_service(memory: Memory, verdict: Verdict, now: float, settings: Settings) -> Memory:

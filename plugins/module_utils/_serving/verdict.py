@@ -55,6 +55,8 @@ class Verdict:
     """Requests may be sent there."""
     restarts: int = 0
     """How often its runtime has started it by itself since somebody did; UNCOUNTED where it did not say."""
+    refused: bool = False
+    """Its launcher keeps it from its start, which the runtime tries again and again."""
 
 
 @dataclass(frozen=True)
@@ -411,7 +413,7 @@ def _without_server(look: Look) -> Verdict:
     if unit.state == "failed":
         return Verdict(FAILED, f"its runtime has given up on it: {unit.detail}", restarts=unit.restarts)
     if look.obstacle:
-        return Verdict(DOWN, f"it cannot start: {look.obstacle}", restarts=unit.restarts)
+        return Verdict(DOWN, f"it cannot start: {look.obstacle}", restarts=unit.restarts, refused=True)
     if unit.state == "stopped":
         return Verdict(DOWN, "it is stopped", restarts=unit.restarts)
     return Verdict(DOWN, "it has ended, and its runtime starts it again", restarts=unit.restarts)

@@ -44,7 +44,7 @@ def flag(tmp_path: Path) -> Path:
 def busy(server: Server, tokens: int) -> threading.Thread:
     """Have the server work, a hundredth of a second for each token."""
     server.start()
-    for _attempt in range(100):
+    for _attempt in range(1000):
         try:
             server.tell()
             break

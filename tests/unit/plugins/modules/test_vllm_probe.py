@@ -98,7 +98,7 @@ class TestWait:
         server.start(SIM_LOAD_SECONDS="2")
         found = seen(probe(wait=True, timeout_seconds=20, consecutive_successes=3))
         assert (found["state"], found["serves"], found["successes"]) == ("ready", True, 3)
-        assert 2 <= found["seconds"] < 20
+        assert 2 <= found["seconds"] < 60
 
     def test_time_is_over(self, probe, server):
         server.start(SIM_LOAD_SECONDS="60")
@@ -158,9 +158,9 @@ class TestSlices:
         server.start(SIM_LOAD_SECONDS="1")
         progress: Any = {}
         states, started = [], time.monotonic()
-        for _number in range(20):
+        for _number in range(60):
             waited = time.monotonic() - started
-            result = probe(wait=True, timeout_seconds=20, _slice={"seconds": 1, "waited": waited, "progress": progress})
+            result = probe(wait=True, timeout_seconds=60, _slice={"seconds": 1, "waited": waited, "progress": progress})
             states.append(seen(result)["state"])
             if "_slice" not in result:
                 break
@@ -172,7 +172,7 @@ class TestSlices:
     def test_server_that_serves_needs_one_slice(self, probe, server):
         server.start()
         probe(wait=True, timeout_seconds=20)
-        result = probe(wait=True, timeout_seconds=20, _slice={"seconds": 3, "waited": 0, "progress": {}})
+        result = probe(wait=True, timeout_seconds=60, _slice={"seconds": 3, "waited": 0, "progress": {}})
         assert seen(result)["serves"]
         assert "_slice" not in result
 

@@ -26,7 +26,7 @@ BOOT = "6b1c2f1e-8a53-4b8e-9d2c-000000000000"
 NOW = 5000.0
 FULL = Memory(
     server="12:345",
-    gone=True,
+    refused=True,
     runtime_restarts=3,
     started_by_hand=True,
     restarts=(1.5, 20.0, 20.0),
@@ -43,7 +43,7 @@ times = st.floats(0, NOW)
 any_memory = st.builds(
     Memory,
     server=st.text(),
-    gone=st.booleans(),
+    refused=st.booleans(),
     runtime_restarts=st.integers(0, memory.LARGEST_COUNT),
     started_by_hand=st.booleans(),
     restarts=st.lists(times, max_size=1001).map(lambda values: tuple(sorted(values))),
@@ -143,7 +143,7 @@ def test_foreign_file_is_survived(path: str, content: bytes, reason: str) -> Non
         *(("steady_at", value) for value in (-1, NOW + 1)),
         *(("restarts", value) for value in (None, 1.0, [None], [-1.0], [NOW + 1], [True], ["1"], [2, 1], {"1": 1})),
         *(("runtime_restarts", value) for value in (None, -1, 1.0, True, "1", 10**400)),
-        *(("gone", value) for value in (None, 0, "")),
+        *(("refused", value) for value in (None, 0, "")),
         *(("server", value) for value in (None, 1, ["1:1"])),
         *(("quarantine", value) for value in (None, False)),
     ],

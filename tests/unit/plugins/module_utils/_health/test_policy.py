@@ -263,11 +263,20 @@ def test_starts_that_the_launcher_refuses_are_no_restarts() -> None:
     """A port is taken while a server is down: the runtime tries each five seconds, for minutes."""
     memory = KNOWN
     for tries in range(1, 100):
-        decision = decide(memory, Verdict("down", "port 8000 is held", restarts=tries), NOW + 5 * tries, SETTINGS)
+        verdict = Verdict("down", "port 8000 is held", restarts=tries, refused=True)
+        decision = decide(memory, verdict, NOW + 5 * tries, SETTINGS)
         assert (decision.action, decision.events) == ("", ())
         memory = decision.memory
     decision = decide(memory, Verdict("loading", "", "2:2", restarts=100), NOW + 500, SETTINGS)
     assert (decision.action, len(decision.memory.restarts)) == ("", 1)
+
+
+def test_servers_that_end_before_they_are_seen_count() -> None:
+    memory = KNOWN
+    for ended in range(1, 3):
+        memory = decide(memory, Verdict("down", "", restarts=ended), NOW + ended, SETTINGS).memory
+    decision = decide(memory, Verdict("loading", "", "4:4", restarts=3), NOW + 3, SETTINGS)
+    assert len(decision.memory.restarts) == 3
 
 
 @pytest.mark.parametrize("steady_at", [None, NOW - 50])
@@ -403,7 +412,15 @@ class World:
         state = {"stopping": "draining", "given_up": "failed", "serving": "busy" if busy else "ready"}.get(self.phase)
         state = state or ("down" if not self.server else self.phase)
         serves = state in ("ready", "busy")
-        return Verdict(state, self.phase, self.server, lost=state == "hung", serves=serves, restarts=self.restarts)
+        return Verdict(
+            state,
+            self.phase,
+            self.server,
+            lost=state == "hung",
+            serves=serves,
+            restarts=self.restarts,
+            refused=self.phase == "dead" and self.now < self.port_free_at,
+        )
 
 
 def watch(
