@@ -17,12 +17,25 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.process import MARK
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
 
 SIMULATOR = Path(__file__).parent / "simulator" / "vllm_simulator.py"
+
+
+def control_group(pid: int) -> list[int]:
+    """Processes of the same session: the server's own, where all share the control group of the tests."""
+    session = _session(pid)
+    return [found.pid for found in process.processes() if _session(found.pid) == session] if session else [pid]
+
+
+def _session(pid: int) -> int:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return 0
 
 
 class Runtime:

@@ -263,7 +263,7 @@ def test_drained_servers_serve_nobody(host: Any) -> None:
     """Not even when there is no other, whatever /health says, and when their agents are gone since."""
     for agent in AGENTS:
         say(host, agent, draining=True)
-    wait_until(lambda: not is_up(host, "tiny", "_one_open") and not is_up(host, "tiny", "_two_open"), 3)
+    wait_until(lambda: not any(is_up(host, "tiny", name) for name in ("one", "two", "_one_open", "_two_open")), 3)
     before = [completions(host, server) for server in SERVERS]
     assert post(host, "/v1/completions", TINY, prompt(1))["status"] == 503
     host.check_output("systemctl reload haproxy")
@@ -318,7 +318,7 @@ def test_reload_keeps_drained_servers_out(host: Any) -> None:
 @together
 def test_reload_takes_new_ports(host: Any) -> None:
     """What HAProxy keeps of its servers over a reload does not hide where they are now."""
-    host.check_output(f"cp --preserve {CONFIG} /root/good.cfg")
+    host.check_output(f"cp --preserve {CONFIG} /var/tmp/good.cfg")
     try:
         host.check_output(f"sed -i 's/9001 port 9411/9003 port 9413/; s/agent-port 9412/agent-port 9414/' {CONFIG}")
         host.check_output("systemctl reload haproxy")
@@ -326,7 +326,7 @@ def test_reload_takes_new_ports(host: Any) -> None:
         wait_until(lambda: " 9003 - 0 9413 " in host.check_output(states), 5)
         assert " 9414\n" in host.check_output(states)
     finally:
-        host.check_output(f"cp --preserve /root/good.cfg {CONFIG} && systemctl reload haproxy")
+        host.check_output(f"cp --preserve /var/tmp/good.cfg {CONFIG} && systemctl reload haproxy")
 
 
 @together
@@ -453,7 +453,7 @@ def test_port_held_by_another_program_is_noticed(hosts: dict[str, Any]) -> None:
     ports = {"tiny": TINY, "held": SERVERS[1]}
     services = [{"name": name, "port": port, "servers": servers} for name, port in ports.items()]
     for host in hosts.values():
-        host.check_output(f"cp --preserve {CONFIG} /root/good.cfg")
+        host.check_output(f"cp --preserve {CONFIG} /var/tmp/good.cfg")
     try:
         done = converge(load_balancer_services=services)
         assert done.stdout.count("failed=1") == len(hosts)
@@ -462,4 +462,4 @@ def test_port_held_by_another_program_is_noticed(hosts: dict[str, Any]) -> None:
             assert post(host, "/v1/completions", TINY, prompt(1))["status"] == 200
     finally:
         for host in hosts.values():
-            host.check_output(f"cp --preserve /root/good.cfg {CONFIG} && systemctl reload haproxy")
+            host.check_output(f"cp --preserve /var/tmp/good.cfg {CONFIG} && systemctl reload haproxy")

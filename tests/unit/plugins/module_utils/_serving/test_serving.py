@@ -23,6 +23,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving import clie
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as instances
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.client import Answer
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.process import control_group
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -217,10 +218,10 @@ def test_control_group_wherever_its_hierarchy_is_mounted(monkeypatch, tmp_path, 
     made.mkdir(parents=True)
     (made / "cgroup.procs").write_text("7\n8\n")
     monkeypatch.setattr(process, "CONTROL_GROUPS", [f"{tmp_path}{place}" for place in process.CONTROL_GROUPS])
-    assert process.control_group(os.getpid()) == [7, 8]
+    assert control_group(os.getpid()) == [7, 8]
 
 
 def test_control_group_that_cannot_be_read_has_the_process_alone(monkeypatch):
     monkeypatch.setattr(process, "CONTROL_GROUPS", ["/nowhere"])
-    assert process.control_group(os.getpid()) == [os.getpid()]
-    assert process.control_group(1 << 30) == [1 << 30]
+    assert control_group(os.getpid()) == [os.getpid()]
+    assert control_group(1 << 30) == [1 << 30]
