@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from signal import SIGKILL, SIGSTOP
+from typing import Any
 
 from bench._client import Flood, Kind, Request
 from bench._node import (
@@ -91,9 +92,9 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, what: str, **properties: object) -> Callable[[Inject], Inject]:
+def fault(name: str, what: str, **properties: Any) -> Callable[[Inject], Inject]:
     def register(inject: Inject) -> Inject:
-        FAULTS[name] = Fault(name, what, contextmanager(inject), **properties)  # type: ignore[arg-type]
+        FAULTS[name] = Fault(name, what, contextmanager(inject), **properties)
         return inject
 
     return register
