@@ -11,8 +11,8 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from ansible_collections.inferops.vllm.plugins.module_utils._health import keeper
 from ansible_collections.inferops.vllm.plugins.module_utils._health.agent import Agent
+from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Node
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
@@ -45,15 +45,12 @@ def control_group(pid: int) -> list[int]:
 def main() -> None:
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
     process.control_group = control_group
-    keeper.Keeper.__init__.__defaults__ = (lambda: True, str(folder / "state"), str(folder / "drain"))
-    settings = Settings(agent_address="127.0.0.1", agent_port=port)
-    asyncio.run(serve(settings, folder))
+    node = Node(Runtime(), *(str(folder / name) for name in ("config", "state", "drain")))
+    asyncio.run(serve(Settings(agent_address="127.0.0.1", agent_port=port), node))
 
 
-async def serve(settings: Settings, folder: Path) -> None:
-    agent = Agent(settings, str(folder / "config"), str(folder / "state" / "lock"))
-    agent._runtime = Runtime()  # type: ignore[assignment]
-    await agent.serve()
+async def serve(settings: Settings, node: Node) -> None:
+    await Agent(settings, node).serve()
 
 
 if __name__ == "__main__":

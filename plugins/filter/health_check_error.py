@@ -46,11 +46,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health import setti
 
 def health_check_error(settings: Any) -> str:
     """What is wrong, in the words of the role's variables."""
-    try:
-        health.parse(settings)
-    except ValueError as error:
-        return f"health_check_{error}"
-    return ""
+    return health.problem(settings)
 
 
 class FilterModule:

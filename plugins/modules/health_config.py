@@ -97,10 +97,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     path = module.params["path"]
-    try:
-        health.parse(module.params["settings"])
-    except ValueError as error:
-        module.fail_json(msg=f"health_check_{error}")
+    problem = health.problem(module.params["settings"])
+    if problem:
+        module.fail_json(msg=problem)
     before, after = read(path), dump(module.params["settings"])
     changed = before != after
     if changed and not module.check_mode:

@@ -131,13 +131,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import drain, trial
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health_settings
-from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import thresholds
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import client
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed, Systemd
 
 SECRET = re.compile(r"(^|[-_])(key|token|secret|password)$")
-ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def read(path: str) -> str:
@@ -184,8 +182,7 @@ def drained(name: str, directory: str) -> dict:
 
 async def ask_agent(settings: health_settings.Settings, timeout_seconds: float) -> tuple[dict, str]:
     """What the agent says of each instance, and why it says nothing."""
-    address = ALL_ADDRESSES.get(settings.agent_address, settings.agent_address)
-    answer = await client.request(address, settings.agent_port, "GET", "/status", timeout_seconds)
+    answer = await client.request(settings.asked_address, settings.agent_port, "GET", "/status", timeout_seconds)
     if not answer.ok:
         return {}, str(answer)
     try:
@@ -209,7 +206,7 @@ async def gather(params: dict) -> dict:
     now = time.monotonic()
     deadline = now + params["timeout_seconds"]
     plan = trial.Plan(
-        limits={instance.name: thresholds(instance, settings) for instance in instances},
+        limits={instance.name: settings.thresholds(instance.start_grace_seconds) for instance in instances},
         successes=1,
         began=now,
         deadline=deadline,

@@ -118,7 +118,6 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health_settings
 from ansible_collections.inferops.vllm.plugins.module_utils._health import trial
-from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import thresholds
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import Systemd
 
@@ -134,7 +133,7 @@ def plan(params: dict, wait: bool, instances: list[serving.Instance]) -> trial.P
     timeout = params["timeout_seconds"] or (WAIT_TIMEOUT_SECONDS if wait else LOOK_TIMEOUT_SECONDS)
     began = now - step["waited"]
     return trial.Plan(
-        limits={instance.name: thresholds(instance, settings) for instance in instances},
+        limits={instance.name: settings.thresholds(instance.start_grace_seconds) for instance in instances},
         successes=params["consecutive_successes"] if wait else 1,
         began=began,
         deadline=began + timeout,

@@ -15,20 +15,21 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from .._serving import instance as instances
 from .._serving.instance import Instance
 from .._serving.runtime import Systemd
-from . import lock, settings
+from . import settings
 from .hooks import Hooks
-from .keeper import Keeper
+from .keeper import Keeper, Node
+from .lock import Lock
 from .server import Question
 from .settings import Settings
 
-RESCAN_SECONDS = 5
-"""Between looks for instances that came, went or changed."""
-WATCHDOG_SECONDS = 5
+ROUND_SECONDS = 5
+"""Between looks for instances that came, went or changed, and words to systemd's watchdog."""
 STALE_SECONDS = 30
 """A keeper that has not looked for this long makes the agent a dead one."""
 BACKLOG = 1024
@@ -36,7 +37,7 @@ BACKLOG = 1024
 
 def log(**fields: Any) -> None:
     """One JSON line for a change; a log that cannot be written is no reason to stop."""
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time() % 1:.3f}"[2:6] + "Z"
+    stamp = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.write(json.dumps({"time": stamp, **fields}) + "\n")
         sys.stdout.flush()
@@ -45,13 +46,12 @@ def log(**fields: Any) -> None:
 class Agent:
     """The keepers of a node's instances."""
 
-    def __init__(self, chosen: Settings, config_dir: str = instances.CONFIG_DIR, lock_path: str = lock.PATH) -> None:
+    def __init__(self, chosen: Settings, node: Node) -> None:
         self.keepers: dict[str, Keeper] = {}
         self.settings = chosen
-        self._config_dir = config_dir
-        self._lock = lock.Lock(lock_path)
+        self._node = node
+        self._lock = Lock(node.state_dir)
         self._hooks = Hooks(chosen.hooks, log)
-        self._runtime = Systemd()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._damaged: dict[str, str] = {}
         self._began_with = self._last_seen = sources()
@@ -66,9 +66,9 @@ class Agent:
 
     def _read(self) -> dict[str, Instance]:
         found = {}
-        for name in instances.names(self._config_dir):
+        for name in instances.names(self._node.config_dir):
             try:
-                found[name] = instances.load(name, self._config_dir)
+                found[name] = instances.load(name, self._node.config_dir)
                 self._damaged.pop(name, None)
             except (OSError, ValueError, TypeError) as error:
                 if self._damaged.get(name) != str(error):
@@ -79,7 +79,7 @@ class Agent:
         return found
 
     def _keep(self, instance: Instance) -> None:
-        keeper = Keeper(instance, self.settings, self._runtime, log, self._hooks.tell, self._lock.acquire)
+        keeper = Keeper(instance, self.settings, self._node, log, self._hooks.tell, self._lock.acquire)
         self.keepers[instance.name] = keeper
         self._tasks[instance.name] = asyncio.get_running_loop().create_task(self._run(keeper))
 
@@ -143,7 +143,7 @@ class Agent:
         notify({"READY": "1"})
         while not ended.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(ended.wait(), min(RESCAN_SECONDS, WATCHDOG_SECONDS))
+                await asyncio.wait_for(ended.wait(), ROUND_SECONDS)
             self.rescan()
             if self.fresh:
                 notify({"WATCHDOG": "1"})
@@ -185,6 +185,6 @@ def notify(states: Mapping[str, str]) -> None:
 def main() -> None:
     argparse.ArgumentParser(prog="vllm-node-agent", description=__doc__).parse_args()
     try:
-        asyncio.run(Agent(settings.load()).serve())
+        asyncio.run(Agent(settings.load(), Node(Systemd())).serve())
     except (OSError, ValueError) as error:
         raise SystemExit(f"vllm-node-agent: {error}") from error

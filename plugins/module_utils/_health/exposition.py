@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from .._serving.verdict import STATES
 from . import policy
@@ -22,45 +22,42 @@ def page(keepers: Iterable[Keeper]) -> str:
     return "".join(f"{line}\n" for line in _lines(list(keepers)))
 
 
-def _lines(keepers: list[Keeper]) -> Iterator[str]:
-    yield from _family("verdict", "gauge", "1 for what the instance is, 0 for what it is not.", _verdicts(keepers))
-    yield from _family(
-        "ready",
-        "gauge",
-        "Whether a load balancer should send requests there.",
-        ((_labels(keeper), keeper.ready) for keeper in keepers),
-    )
-    yield from _family(
-        "draining",
-        "gauge",
-        "Whether the drain flag is set.",
-        ((_labels(keeper), keeper.draining) for keeper in keepers),
-    )
-    yield from _family(
+PLAIN: tuple[tuple[str, str, str, Callable[[Keeper], float]], ...] = (
+    ("ready", "gauge", "Whether a load balancer should send requests there.", lambda keeper: keeper.ready),
+    ("draining", "gauge", "Whether the drain flag is set.", lambda keeper: keeper.draining),
+    (
         "quarantined",
         "gauge",
         "Whether it is left stopped, its budget of restarts spent.",
-        ((_labels(keeper), bool(keeper.quarantine)) for keeper in keepers),
-    )
-    yield from _family("actions_total", "counter", "What was done to the instance.", _actions(keepers))
-    yield from _family(
+        lambda keeper: bool(keeper.quarantine),
+    ),
+    (
         "restarts_total",
         "counter",
         "Restarts that the agent has made or seen its runtime make.",
-        ((_labels(keeper), keeper.restarts) for keeper in keepers),
-    )
-    yield from _family(
+        lambda keeper: keeper.restarts,
+    ),
+    (
         "look_age_seconds",
         "gauge",
         "Time since the last look.",
-        ((_labels(keeper), round(time.monotonic() - keeper.looked_at, 3)) for keeper in keepers),
-    )
-    yield from _family(
+        lambda keeper: round(time.monotonic() - keeper.looked_at, 3),
+    ),
+    (
         "late_looks_total",
         "counter",
         "Looks that were due an interval and more before they were made.",
-        ((_labels(keeper), keeper.late_looks) for keeper in keepers),
-    )
+        lambda keeper: keeper.late_looks,
+    ),
+)
+"""Families with one sample for each instance."""
+
+
+def _lines(keepers: list[Keeper]) -> Iterator[str]:
+    yield from _family("verdict", "gauge", "1 for what the instance is, 0 for what it is not.", _verdicts(keepers))
+    yield from _family("actions_total", "counter", "What was done to the instance.", _actions(keepers))
+    for name, kind, documentation, value in PLAIN:
+        yield from _family(name, kind, documentation, [(_labels(keeper), value(keeper)) for keeper in keepers])
     yield from _probe_seconds(keepers)
 
 

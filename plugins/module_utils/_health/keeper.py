@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any, Callable, Protocol
 
-from .._serving import process, watch
+from .._serving import instance as instances
 from .._serving import verdict as verdicts
+from .._serving import watch
 from .._serving.instance import Instance
 from .._serving.runtime import CommandFailed
-from .._serving.verdict import Judge, Thresholds, Verdict
+from .._serving.verdict import Judge, Verdict
 from . import drain, memory, policy
 from .settings import Settings
 
@@ -25,8 +25,6 @@ EAGER_SECONDS = 0.5
 """Between looks at a server that is not up yet, for each of them is a connection refused."""
 WAIT_SECONDS = 1.0
 """What a look waits for answers."""
-ON_THE_MOVE = ("stopping", "stopped", "starting")
-"""States of a unit whose server is on its way out, although it may still be seen."""
 PROBE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Log = Callable[..., None]
@@ -42,6 +40,16 @@ class Runtime(watch.Runtime, Protocol):
     async def stop(self, name: str) -> None: ...
 
 
+@dataclass(frozen=True)
+class Node:
+    """Where keepers work."""
+
+    runtime: Runtime
+    config_dir: str = instances.CONFIG_DIR
+    state_dir: str = memory.STATE_DIR
+    drain_dir: str = drain.DIRECTORY
+
+
 class Keeper:
     """Keeps one instance.
 
@@ -52,12 +60,10 @@ class Keeper:
         self,
         instance: Instance,
         settings: Settings,
-        runtime: Runtime,
+        node: Node,
         log: Log,
         tell: Callable[[Mapping[str, Any]], None],
-        may_act: Callable[[], bool] = lambda: True,
-        state_dir: str = memory.STATE_DIR,
-        drain_dir: str = drain.DIRECTORY,
+        may_act: Callable[[], bool],
     ) -> None:
         self.instance = instance
         self.verdict = Verdict(verdicts.UNKNOWN, "not looked at so far")
@@ -69,15 +75,15 @@ class Keeper:
         self.look_seconds: Counter[float] = Counter()
         self.look_seconds_sum = 0.0
         self._settings = settings
-        self._runtime = runtime
+        self._runtime = node.runtime
         self._log = log
         self._tell = tell
         self._may_act = may_act
-        self._drain_dir = drain_dir
+        self._drain_dir = node.drain_dir
         self._woken = asyncio.Event()
-        self._watcher = watch.Watcher(instance, runtime, self._woken.set)
-        self._judge = Judge(thresholds(instance, settings))
-        self._state_path = memory.path_of(instance.name, state_dir)
+        self._watcher = watch.Watcher(instance, node.runtime, self._woken.set)
+        self._judge = Judge(settings.thresholds(instance.start_grace_seconds))
+        self._state_path = memory.path_of(instance.name, node.state_dir)
         self._boot_id = memory.boot_id()
         self._memory, warning = memory.load(self._state_path, self._boot_id, time.monotonic())
         self._unsaved = False
@@ -152,20 +158,13 @@ class Keeper:
         began = time.monotonic()
         look = await self._watcher.look(WAIT_SECONDS, self._judge.wants_probe)
         self._note_look(began)
-        self._note_verdict(await self._as_meant(self._judge.judge(look)))
-        if self._may_act():
-            await self._follow_policy(look.at)
+        await self.take(self._judge.judge(look), look.at)
 
-    async def _as_meant(self, verdict: Verdict) -> Verdict:
-        """What is done by name would hit the next server, where somebody has stopped the one that was looked at."""
-        if not verdict.server or verdict.state not in (verdicts.HUNG, verdicts.FAILED):
-            return verdict
-        unit = None
-        with contextlib.suppress(CommandFailed):
-            unit = (await self._runtime.units([self.instance.name])).get(self.instance.name)
-        if (unit and unit.state in ON_THE_MOVE) or not is_alive(verdict.server):
-            return replace(verdict, state=verdicts.DRAINING, evidence="its runtime is stopping it", lost=False)
-        return verdict
+    async def take(self, verdict: Verdict, now: float) -> None:
+        """What follows from a verdict."""
+        self._note_verdict(verdict)
+        if self._may_act():
+            await self._follow_policy(now)
 
     def _note_look(self, began: float) -> None:
         self.looked_at = time.monotonic()
@@ -230,20 +229,3 @@ class Keeper:
             if self._save_error != error.strerror:
                 self._log(instance=self.instance.name, event="memory", error=f"not saved: {error.strerror}")
             self._save_error = error.strerror
-
-
-def is_alive(server: str) -> bool:
-    """Whether a server still runs, by its identity."""
-    pid, _colon, start_ticks = server.partition(":")
-    stat = process.stat(int(pid))
-    return stat is not None and stat.state not in "ZX" and str(stat.start_ticks) == start_ticks
-
-
-def thresholds(instance: Instance, settings: Settings) -> Thresholds:
-    return Thresholds(
-        hang_grace_seconds=settings.hang_grace_seconds,
-        idle_probe_seconds=settings.idle_probe_seconds,
-        unresponsive_seconds=settings.unresponsive_seconds,
-        load_stall_seconds=settings.load_stall_seconds,
-        start_grace_seconds=instance.start_grace_seconds,
-    )

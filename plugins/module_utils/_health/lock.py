@@ -9,16 +9,12 @@ import contextlib
 import fcntl
 import os
 
-from . import memory
-
-PATH = os.path.join(memory.STATE_DIR, "lock")
-
 
 class Lock:
     """A lock that goes with the process that holds it."""
 
-    def __init__(self, path: str = PATH) -> None:
-        self._path = path
+    def __init__(self, state_dir: str) -> None:
+        self._path = os.path.join(state_dir, "lock")
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:

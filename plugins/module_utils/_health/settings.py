@@ -12,8 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from .._serving.verdict import Thresholds
+
 PATH = "/etc/vllm/health.json"
 MOST_SECONDS = 366 * 24 * 3600
+PREFIX = "health_check_"
+"""Of the role's variables that are settings."""
+# An IPv6 socket of asyncio takes no IPv4.
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 EVENTS = ("restart", "quarantine", "recovered", "released")
 
 
@@ -55,6 +61,21 @@ class Settings:
     agent_port: int = 9410
     hooks: tuple[Hook, ...] = ()
 
+    @property
+    def asked_address(self) -> str:
+        """Where the node itself asks the agent."""
+        return ANY_ADDRESS.get(self.agent_address, self.agent_address)
+
+    def thresholds(self, start_grace_seconds: float) -> Thresholds:
+        """What a judge of an instance goes by."""
+        return Thresholds(
+            hang_grace_seconds=self.hang_grace_seconds,
+            idle_probe_seconds=self.idle_probe_seconds,
+            unresponsive_seconds=self.unresponsive_seconds,
+            load_stall_seconds=self.load_stall_seconds,
+            start_grace_seconds=start_grace_seconds,
+        )
+
 
 def load(path: str = PATH) -> Settings:
     """The settings in a file, the defaults where there is none; ValueError says what is wrong with it."""
@@ -83,6 +104,15 @@ def parse(document: Any) -> Settings:
             f" write {settings.backoff_seconds:g} or more"
         )
     return settings
+
+
+def problem(document: Any) -> str:
+    """What is wrong with a decoded document, in the words of the role's variables; empty where nothing is."""
+    try:
+        parse(document)
+    except ValueError as error:
+        return f"{PREFIX}{error}"
+    return ""
 
 
 def _hook(document: Any, place: str) -> Hook:

@@ -11,9 +11,11 @@ import contextlib
 import time
 
 from .._serving import client, runtime
-from .._serving.runtime import CommandFailed
-from . import lock, settings
+from .._serving.runtime import CommandFailed, Systemd
+from . import settings
 from .agent import STALE_SECONDS, Agent, log
+from .keeper import Node
+from .lock import Lock
 from .settings import Settings
 
 UNIT = "vllm-node-agent.service"
@@ -36,8 +38,7 @@ async def trouble(chosen: Settings) -> str:
 
 
 async def _trouble(chosen: Settings) -> str:
-    address = "127.0.0.1" if chosen.agent_address in ("0.0.0.0", "::") else chosen.agent_address
-    answer = await client.request(address, chosen.agent_port, "GET", "/status", ANSWER_SECONDS)
+    answer = await client.request(chosen.asked_address, chosen.agent_port, "GET", "/status", ANSWER_SECONDS)
     if not answer.ok:
         return f"/status: {answer}"
     page = answer.json()
@@ -67,7 +68,7 @@ async def restart_agent(chosen: Settings, reason: str) -> bool:
     return False
 
 
-async def check(chosen: Settings, seconds: float = STAND_IN_SECONDS, lock_path: str = lock.PATH) -> None:
+async def check(chosen: Settings, node: Node, seconds: float = STAND_IN_SECONDS) -> None:
     """One minute's work."""
     if chosen.agent_enabled:
         reason = await trouble(chosen)
@@ -76,17 +77,17 @@ async def check(chosen: Settings, seconds: float = STAND_IN_SECONDS, lock_path: 
             reason = await trouble(chosen)
         if not reason or await restart_agent(chosen, reason):
             return
-    held = lock.Lock(lock_path)
+    held = Lock(node.state_dir)
     # Not taken by the last minute's check, nor by an agent that is deaf but alive.
     if not held.acquire():
         return
     held.release()
-    await Agent(chosen, lock_path=lock_path).stand_in(seconds)
+    await Agent(chosen, node).stand_in(seconds)
 
 
 def main() -> None:
     argparse.ArgumentParser(prog="vllm-health-check", description=__doc__).parse_args()
     try:
-        asyncio.run(check(settings.load()))
+        asyncio.run(check(settings.load(), Node(Systemd())))
     except (OSError, ValueError) as error:
         raise SystemExit(f"vllm-health-check: {error}") from error

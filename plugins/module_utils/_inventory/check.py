@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from .._health import settings as health_settings
 from . import words as word_checks
 from .instances import check_instances, read
 from .models import Model
@@ -45,7 +46,7 @@ def check_words(words: Words, models: Mapping[str, Model], options: Options | No
 def check_agent_port(words: Words) -> Iterator[str]:
     """The node agent listens on a port of its own."""
     try:
-        health = word_checks.read_health(words.health_check)
+        health = health_settings.parse(word_checks.health_document(words.health_check))
     except ValueError:
         return  # told already
     if not health.agent_enabled:

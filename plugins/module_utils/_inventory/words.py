@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from .._health import settings as health_settings
+from .._health.settings import PREFIX
 from .wording import listed, missing, nearest, problem
 
 VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+]{0,40}")
@@ -59,18 +60,13 @@ def check_root(root: object) -> Iterator[str]:
         yield problem("vllm_root", root, "not the path of a directory", remedy)
 
 
-HEALTH = "health_check_"
-HEALTH_SETTINGS = tuple(field.name for field in fields(health_settings.Settings))
-
-
-def read_health(given: Mapping[str, object]) -> health_settings.Settings:
-    """The settings that variables of the role health_check make; ValueError says what is wrong with one."""
-    known = {name: given[HEALTH + name] for name in HEALTH_SETTINGS if HEALTH + name in given}
-    return health_settings.parse(known)
+def health_document(given: Mapping[str, object]) -> dict[str, object]:
+    """The settings that variables of the role health_check make; the role has others, which are none."""
+    names = (field.name for field in fields(health_settings.Settings))
+    return {name: given[PREFIX + name] for name in names if PREFIX + name in given}
 
 
 def check_health(given: Mapping[str, object]) -> Iterator[str]:
-    try:
-        read_health(given)
-    except ValueError as error:
-        yield f"{HEALTH}{error}."
+    wrong = health_settings.problem(health_document(given))
+    if wrong:
+        yield f"{wrong}."

@@ -49,12 +49,10 @@ async def count(instance: Instance, timeout_seconds: float) -> InFlight:
     if page.refused:
         return NOTHING
     engines = metrics.parse(page.body) if page.ok else {}
-    load = counted.json() if counted.ok else None
-    number = load.get("server_load") if isinstance(load, dict) else None
     return InFlight(
         running=int(sum(engine.running for engine in engines.values())) if engines else None,
         waiting=int(sum(engine.waiting for engine in engines.values())) if engines else None,
-        load=number if isinstance(number, int) else None,
+        load=metrics.in_api_server(counted),
     )
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What of a server's /metrics page tells whether its engines work."""
+"""What of a server's /metrics and /load tells whether it works, and on how much."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from .client import Answer
 
 STEPS = "iteration_tokens_total_count"
 RUNNING = "num_requests_running"
@@ -49,6 +51,13 @@ def parse(page: bytes) -> dict[str, Engine]:
         engine = values.setdefault(label[1].decode("utf-8", "replace") if label else "", {})
         engine[name.decode()] = engine.get(name.decode(), 0.0) + value
     return {label: _engine(found) for label, found in values.items() if STEPS in found}
+
+
+def in_api_server(page: Answer) -> int | None:
+    """Requests that an API server has, by its answer to /load; None where it does not say."""
+    load = page.json() if page.ok else None
+    count = load.get("server_load") if isinstance(load, dict) else None
+    return count if isinstance(count, int) and count >= 0 else None
 
 
 def _number(text: bytes) -> float | None:

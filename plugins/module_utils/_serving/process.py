@@ -86,15 +86,16 @@ def wait_gone(pids: list[int], timeout_seconds: float) -> list[int]:
     """Wait for processes to go; those that did not."""
     deadline = time.monotonic() + timeout_seconds
     while True:
-        pids = [pid for pid in pids if _alive(pid)]
+        pids = [pid for pid in pids if living(pid)]
         if not pids or time.monotonic() >= deadline:
             return pids
         time.sleep(0.1)
 
 
-def _alive(pid: int) -> bool:
+def living(pid: int) -> Stat | None:
+    """What the kernel says of a process, None also where all that is left of it waits to be reaped."""
     found = stat(pid)
-    return found is not None and found.state != "Z"
+    return found if found and found.state not in "ZX" else None
 
 
 def stat(pid: int, proc: str = "/proc") -> Stat | None:

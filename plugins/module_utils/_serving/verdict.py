@@ -25,6 +25,8 @@ FAILED = "failed"
 UNKNOWN = "unknown"
 STATES = (LOADING, READY, BUSY, HUNG, DOWN, DRAINING, FAILED, UNKNOWN)
 
+ON_THE_MOVE = ("stopped", "starting")
+"""States of a unit whose server is on its way out, although it may still be seen."""
 SUSPECT_SECONDS = 4.0
 """An engine that has work and stands still for this long is asked for a token."""
 SLOW_SECONDS = 2.0
@@ -180,6 +182,8 @@ class Judge:
         server = self._known(look)
         self._take(server, look)
         verdict = self._of_server(server, look)
+        if verdict.state in (HUNG, FAILED) and look.unit and look.unit.state in ON_THE_MOVE:
+            verdict = self._verdict(server, DRAINING, "its runtime has stopped it")
         server.serving = verdict.serves
         return verdict
 

@@ -92,7 +92,7 @@ class Watcher:
             self._forget()
             self._identity = identity
         if main is None:
-            return Look(time.monotonic(), unit=await self._unit(), obstacle=self._obstacle())
+            return await self._without_server()
         if changed:
             self._family = _Family(main[0])
             self._unit_known = False
@@ -102,11 +102,16 @@ class Watcher:
             self._probe.task.add_done_callback(lambda _task: self._wake())
         self._scrape = self._scrape or self._ask(self._look_around())
         await asyncio.wait({self._scrape.task}, timeout=wait_seconds)
-        return await self._seen(main[1])
+        look = await self._seen(main[1])
+        # One that has ended meanwhile is no server to judge: what is done about it would be done to the next.
+        return look if self._runs() else await self._without_server()
 
     def close(self) -> None:
         """Drop what is on its way."""
         self._forget()
+
+    async def _without_server(self) -> Look:
+        return Look(time.monotonic(), unit=await self._unit(), obstacle=self._obstacle())
 
     async def _seen(self, main: Stat) -> Look:
         scrape, asked_seconds, self._scrape = _collect(self._scrape)
@@ -150,13 +155,18 @@ class Watcher:
 
     def _main(self) -> tuple[int, Stat] | None:
         """Main process of the server."""
-        known = _alive(self._family.main)
-        if known and self._identity == f"{self._family.main}:{known.start_ticks}":
+        known = self._runs()
+        if known:
             return self._family.main, known
         pid = self._recorded()
-        stat = _alive(pid)
+        stat = process.living(pid)
         # The record may be an old one, and its pid another program's by now.
         return (pid, stat) if stat and process.belongs_to(pid, self.instance.name) else None
+
+    def _runs(self) -> Stat | None:
+        """The main process of the server that was looked at last, if it is still that one."""
+        stat = process.living(self._family.main)
+        return stat if stat and self._identity == f"{self._family.main}:{stat.start_ticks}" else None
 
     def _recorded(self) -> int:
         """The pid that the launcher recorded, 0 where there is no record to read."""
@@ -168,14 +178,13 @@ class Watcher:
 
     def _read_family(self) -> None:
         family = self._family
-        family.stats = {}
+        known, family.ours, family.stats = family.ours, {}, {}
         for pid in process.control_group(family.main):
-            stat = _alive(pid)
+            stat = process.living(pid)
             if stat is None:
                 continue
             key = (pid, stat.start_ticks)
-            if key not in family.ours:
-                family.ours[key] = process.belongs_to(pid, self.instance.name)
+            family.ours[key] = known[key] if key in known else process.belongs_to(pid, self.instance.name)
             if family.ours[key]:
                 family.stats[pid] = stat
 
@@ -214,13 +223,8 @@ class Watcher:
         health, page, counted = await client.get_all(
             self.instance.address, self.instance.port, ("/health", "/metrics", "/load"), PATIENCE_SECONDS
         )
-        load = counted.json() if counted.ok else None
-        count = load.get("server_load") if isinstance(load, dict) else None
-        return _Scrape(
-            health,
-            metrics.parse(page.body) if page.ok else None,
-            count if isinstance(count, int) and count > 0 else 0,
-        )
+        engines = metrics.parse(page.body) if page.ok else None
+        return _Scrape(health, engines, metrics.in_api_server(counted) or 0)
 
     async def _one_token(self) -> Answer:
         return await probe.one_token(self.instance, PATIENCE_SECONDS)
@@ -251,11 +255,6 @@ class Watcher:
                 return stream.read(1000).strip()
         except (OSError, ValueError):
             return ""
-
-
-def _alive(pid: int) -> Stat | None:
-    stat = process.stat(pid) if pid else None
-    return stat if stat and stat.state not in "ZX" else None
 
 
 def _collect(question: _Question | None) -> tuple[Any, float, _Question | None]:

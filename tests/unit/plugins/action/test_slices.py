@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible.plugins.action import ActionBase
@@ -32,7 +32,7 @@ class Told(list[str]):
 
 
 class Task:
-    args = {"names": ["tiny"]}  # noqa: RUF012
+    args: ClassVar = {"names": ["tiny"]}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Keeper
+from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Keeper, Node
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
@@ -76,7 +76,12 @@ MakeKeeper = Callable[..., Keeper]
 
 
 @pytest.fixture
-def make_keeper(folder: Path, runtime: FakeRuntime, log: Log) -> MakeKeeper:
+def node(folder: Path, runtime: FakeRuntime) -> Node:
+    return Node(runtime, *(str(folder / name) for name in ("config", "state", "drain")))
+
+
+@pytest.fixture
+def make_keeper(folder: Path, node: Node, log: Log) -> MakeKeeper:
     """make_keeper(name, tell=, may_act=, **settings) -> a keeper of an instance without a server."""
 
     def make(
@@ -94,7 +99,6 @@ def make_keeper(folder: Path, runtime: FakeRuntime, log: Log) -> MakeKeeper:
             config_dir=str(folder / "config"),
             run_dir=str(folder / "run"),
         )
-        folders = (str(folder / "state"), str(folder / "drain"))
-        return Keeper(instance, Settings(**settings), runtime, log, tell, may_act, *folders)
+        return Keeper(instance, Settings(**settings), node, log, tell, may_act)
 
     return make

@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.inferops.vllm.plugins.module_utils._health import agent as agents
 from ansible_collections.inferops.vllm.plugins.module_utils._health import keeper as keepers
 from ansible_collections.inferops.vllm.plugins.module_utils._health.agent import Agent
+from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Node
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import client
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
@@ -31,13 +32,10 @@ def free_port() -> int:
 
 
 @pytest.fixture(autouse=True)
-def node(folder: Path, runtime: Any, log: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The agent's own directories, runtime and log in this test's folder."""
-    defaults = (lambda: True, str(folder / "state"), str(folder / "drain"))
-    monkeypatch.setattr(keepers.Keeper.__init__, "__defaults__", defaults)
-    monkeypatch.setattr(agents, "Systemd", lambda: runtime)
+def surroundings(folder: Path, log: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The agent's settings and log in this test's folder."""
     monkeypatch.setattr(agents, "log", log)
-    monkeypatch.setattr(agents, "RESCAN_SECONDS", 0.05)
+    monkeypatch.setattr(agents, "ROUND_SECONDS", 0.05)
     monkeypatch.setattr(agents.settings, "PATH", str(folder / "health.json"))
     yield
     # asyncio leaves these as they were set for its loop.
@@ -67,10 +65,9 @@ def describe(folder: Path) -> Callable[..., Instance]:
 
 
 @pytest.fixture
-def make_agent(folder: Path) -> Callable[..., Agent]:
+def make_agent(node: Node) -> Callable[..., Agent]:
     def make(**settings: Any) -> Agent:
-        chosen = Settings(look_seconds=0.05, agent_address="127.0.0.1", **settings)
-        return Agent(chosen, str(folder / "config"), str(folder / "state" / "lock"))
+        return Agent(Settings(look_seconds=0.05, agent_address="127.0.0.1", **settings), node)
 
     return make
 
@@ -248,7 +245,7 @@ def test_systemd_is_told_as_long_as_all_are_looked_at(
         task = asyncio.get_running_loop().create_task(agent.serve())
         assert await asyncio.to_thread(listener.recv, 100) == b"READY=1"
         assert await asyncio.to_thread(listener.recv, 100) == b"WATCHDOG=1"
-        agent.keepers["tiny"]._watcher.look = None  # type: ignore[assignment]
+        monkeypatch.setattr(keepers.Keeper, "step", lambda _keeper: asyncio.sleep(60))
         agent.keepers["tiny"].looked_at -= 1000
         assert not agent.fresh
         os.kill(os.getpid(), signal.SIGTERM)

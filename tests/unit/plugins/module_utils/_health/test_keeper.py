@@ -18,58 +18,25 @@ import pytest
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import keeper as keepers
 from ansible_collections.inferops.vllm.plugins.module_utils._health import memory
-from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Keeper
+from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Keeper, Node
 from ansible_collections.inferops.vllm.plugins.module_utils._health.lock import Lock
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
-from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
-from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Look, Unit, Verdict
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit, Verdict
 from doubles.node import Server
 
 MakeKeeper = Callable[..., Keeper]
-
-
-class FakeWatcher:
-    """Sees nothing, and takes no time for it."""
-
-    async def look(self, _wait_seconds: float, _probe_too: bool = False) -> Look:
-        return Look(time.monotonic())
-
-    def close(self) -> None:
-        """Nothing is on its way."""
-
-
-class FakeJudge:
-    """Gives the verdicts it is told, the last of them for ever."""
-
-    settled = True
-    wants_probe = False
-
-    def __init__(self, *verdicts: Verdict) -> None:
-        self.verdicts = list(verdicts)
-
-    def judge(self, _look: Look) -> Verdict:
-        return self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0]
 
 
 def verdict(state: str, server: str = "7:7", **words: Any) -> Verdict:
     return Verdict(state, f"it is {state}", server, serves=state in ("ready", "busy"), **words)
 
 
-@pytest.fixture(autouse=True)
-def _alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers of these tests that have no process are taken for alive."""
-    known = keepers.is_alive
-    monkeypatch.setattr(keepers, "is_alive", lambda server: server in ("1:1", "2:2", "7:7", "8:8") or known(server))
-
-
 def judged(keeper: Keeper, *verdicts: Verdict) -> None:
     """A step for each verdict."""
-    keeper._watcher = FakeWatcher()  # type: ignore[assignment]
-    keeper._judge = FakeJudge(*verdicts)  # type: ignore[assignment]
 
     async def go() -> None:
-        for _verdict in verdicts:
-            await keeper.step()
+        for each in verdicts:
+            await keeper.take(each, time.monotonic())
 
     asyncio.run(go())
 
@@ -96,34 +63,6 @@ def test_what_follows_from_a_verdict(make_keeper: MakeKeeper, runtime: Any, seen
     assert runtime.done == done
     assert keeper.restarts == sum(keeper.actions.values()) == len(done)
     assert [event["event"] for event in told] == ["restart"] * len(done)
-
-
-@pytest.mark.parametrize("state", ["stopping", "stopped", "starting"])
-@pytest.mark.parametrize("seen", ["hung", "failed"])
-def test_a_server_that_somebody_has_stopped_meanwhile_is_none_to_kill(
-    make_keeper: MakeKeeper, runtime: Any, state: str, seen: str
-) -> None:
-    runtime.unit = Unit(state)
-    keeper = make_keeper()
-    judged(keeper, verdict("ready"), verdict(seen, lost=True))
-    assert (runtime.done, keeper.verdict.state, keeper.restarts) == ([], "draining", 0)
-
-
-def test_a_server_that_has_ended_meanwhile_is_none_to_kill(make_keeper: MakeKeeper, runtime: Any) -> None:
-    keeper = make_keeper()
-    judged(keeper, verdict("ready", server="1:1"), verdict("failed", server=f"{os.getpid()}:1", lost=True))
-    assert (runtime.done, keeper.verdict.state, keeper.restarts) == ([], "draining", 0)
-
-
-def test_a_runtime_that_says_nothing_keeps_nobody_from_healing(
-    make_keeper: MakeKeeper, runtime: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fails(_names: Any) -> dict[str, Unit]:
-        raise CommandFailed("systemctl show: no")
-
-    monkeypatch.setattr(runtime, "units", fails)
-    judged(make_keeper(), verdict("hung", lost=True))
-    assert runtime.done == [("kill", "tiny")]
 
 
 def test_recovery_is_told_once(make_keeper: MakeKeeper, runtime: Any) -> None:
@@ -162,7 +101,7 @@ def test_failing_command_is_logged_and_repeated_in_time(make_keeper: MakeKeeper,
 
 
 def test_who_has_not_the_lock_never_acts(make_keeper: MakeKeeper, runtime: Any, folder: Path, log: Any) -> None:
-    other, mine = Lock(str(folder / "state" / "lock")), Lock(str(folder / "state" / "lock"))
+    other, mine = Lock(str(folder / "state")), Lock(str(folder / "state"))
     assert other.acquire()
     keeper = make_keeper(may_act=mine.acquire)
     hung = verdict("hung", lost=True)
@@ -233,10 +172,9 @@ def test_changes_are_logged_and_ready_with_busy_is_none(make_keeper: MakeKeeper,
     ]
 
 
-def test_late_looks_are_counted(make_keeper: MakeKeeper) -> None:
+def test_late_looks_are_counted(make_keeper: MakeKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keepers, "EAGER_SECONDS", 0.1)
     keeper = make_keeper(look_seconds=0.1)
-    keeper._judge = FakeJudge(verdict("ready"))  # type: ignore[assignment]
-    keeper._watcher = FakeWatcher()  # type: ignore[assignment]
 
     async def go() -> int:
         task = asyncio.get_running_loop().create_task(keeper.run())
@@ -261,14 +199,10 @@ def server(folder: Path) -> Iterator[Server]:
     started.end()
 
 
-def kept(
-    server: Server, runtime: Any, log: Any, folder: Path, go: Callable[[Keeper], Coroutine[Any, Any, None]]
-) -> Keeper:
+def kept(server: Server, node: Node, log: Any, go: Callable[[Keeper], Coroutine[Any, Any, None]]) -> Keeper:
     """The keeper of a simulated server, at work until `go` has ended."""
     limits = Settings(look_seconds=0.2, hang_grace_seconds=1.0, idle_probe_seconds=0.5)
-    keeper = Keeper(
-        server.instance, limits, runtime, log, lambda _event: None, lambda: True, str(folder / "state"), str(folder)
-    )
+    keeper = Keeper(server.instance, limits, node, log, lambda _event: None, lambda: True)
 
     async def run() -> None:
         task = asyncio.get_running_loop().create_task(keeper.run())
@@ -287,7 +221,7 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_a_server_that_dies_is_noticed_at_once(server: Server, runtime: Any, log: Any, folder: Path) -> None:
+def test_a_server_that_dies_is_noticed_at_once(server: Server, node: Node, runtime: Any, log: Any) -> None:
     server.start()
     noticed = 0.0
 
@@ -301,12 +235,12 @@ def test_a_server_that_dies_is_noticed_at_once(server: Server, runtime: Any, log
         await until(lambda: runtime.done)
         noticed = time.monotonic() - began
 
-    kept(server, runtime, log, folder, go)
+    kept(server, node, log, go)
     assert runtime.done == [("kill", "tiny")]
     assert noticed < 5
 
 
-def test_a_hung_server_is_killed_once(server: Server, runtime: Any, log: Any, folder: Path) -> None:
+def test_a_hung_server_is_killed_once(server: Server, node: Node, runtime: Any, log: Any) -> None:
     server.start()
 
     async def go(keeper: Keeper) -> None:
@@ -315,22 +249,16 @@ def test_a_hung_server_is_killed_once(server: Server, runtime: Any, log: Any, fo
         await until(lambda: runtime.done)
         await asyncio.sleep(1)
 
-    keeper = kept(server, runtime, log, folder, go)
+    keeper = kept(server, node, log, go)
     assert runtime.done == [("kill", "tiny")]
     assert keeper.verdict.state == "hung"
 
 
-def test_a_stopped_instance_is_left_alone(server: Server, runtime: Any, log: Any, folder: Path) -> None:
+def test_a_stopped_instance_is_left_alone(server: Server, node: Node, runtime: Any, log: Any) -> None:
     runtime.unit = Unit("stopped")
 
     async def go(keeper: Keeper) -> None:
         await until(lambda: keeper.looks > 3)
 
-    assert kept(server, runtime, log, folder, go).verdict.state == "down"
+    assert kept(server, node, log, go).verdict.state == "down"
     assert runtime.done == []
-
-
-def test_thresholds_are_those_of_the_settings(server: Server) -> None:
-    limits = keepers.thresholds(server.instance, Settings(hang_grace_seconds=3, load_stall_seconds=4))
-    assert (limits.hang_grace_seconds, limits.load_stall_seconds) == (3, 4)
-    assert limits.start_grace_seconds == server.instance.start_grace_seconds

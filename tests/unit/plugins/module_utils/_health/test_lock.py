@@ -17,7 +17,7 @@ HOLD = (
 
 
 def test_second_holder_is_refused_until_the_first_lets_go(tmp_path: Path) -> None:
-    first, second = Lock(str(tmp_path / "new" / "lock")), Lock(str(tmp_path / "new" / "lock"))
+    first, second = Lock(str(tmp_path / "new")), Lock(str(tmp_path / "new"))
     assert first.acquire()
     assert first.acquire()
     assert not second.acquire()
@@ -34,7 +34,7 @@ def test_lock_goes_with_the_process_that_holds_it(tmp_path: Path) -> None:
     assert holder.stdout
     assert holder.stdin
     assert holder.stdout.readline() == b"held\n"
-    lock = Lock(str(path))
+    lock = Lock(str(tmp_path))
     assert not lock.acquire()
     holder.kill()
     holder.wait()
@@ -46,5 +46,6 @@ def test_lock_goes_with_the_process_that_holds_it(tmp_path: Path) -> None:
 
 def test_disk_that_takes_no_lock_keeps_nobody_from_healing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert Lock(str(tmp_path / "file" / "lock")).acquire()
+    assert Lock(str(tmp_path / "file")).acquire()
+    (tmp_path / "lock").mkdir()
     assert Lock(str(tmp_path)).acquire()

@@ -124,3 +124,18 @@ def test_any_document_is_read_or_refused(document: dict[str, Any]) -> None:
     except ValueError as error:
         sentence = str(error)
     assert "write " in sentence or "list the events" in sentence
+
+
+def test_thresholds_are_those_of_the_settings() -> None:
+    limits = Settings(hang_grace_seconds=3, load_stall_seconds=4).thresholds(5)
+    assert (limits.hang_grace_seconds, limits.load_stall_seconds, limits.start_grace_seconds) == (3, 4, 5)
+
+
+@pytest.mark.parametrize(("listens", "asked"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("192.0.2.7", "192.0.2.7")])
+def test_where_the_node_asks_its_agent(listens: str, asked: str) -> None:
+    assert Settings(agent_address=listens).asked_address == asked
+
+
+def test_problem_names_the_variable() -> None:
+    assert settings.problem({"look_seconds": -1}).startswith("health_check_look_seconds is -1, ")
+    assert settings.problem({}) == ""

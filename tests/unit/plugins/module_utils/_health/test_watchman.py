@@ -76,13 +76,17 @@ def node(monkeypatch: pytest.MonkeyPatch, log: Any) -> Node:
     return fake
 
 
+def place(folder: Path, runtime: Any) -> keeper.Node:
+    return keeper.Node(runtime, *(str(folder / name) for name in ("config", "state", "drain")))
+
+
 def check(node: Node, folder: Path, listening: bool = True, **settings: Any) -> None:
     async def go() -> None:
         server = await asyncio.start_server(node.take, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         if not listening:
             server.close()
-        await watchman.check(Settings(agent_port=port, **settings), 1, str(folder / "state" / "lock"))
+        await watchman.check(Settings(agent_port=port, **settings), place(folder, None), 1)
         server.close()
 
     asyncio.run(asyncio.wait_for(go(), 20))
@@ -163,7 +167,7 @@ def test_agent_that_is_not_wanted_is_not_asked(node: Node, folder: Path) -> None
 
 
 def test_never_two_that_heal(node: Node, folder: Path) -> None:
-    other = Lock(str(folder / "state" / "lock"))
+    other = Lock(str(folder / "state"))
     assert other.acquire()
     check(node, folder, agent_enabled=False)
     assert node.stood_in == 0
@@ -190,28 +194,25 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 def test_stand_in_heals(server: Server, folder: Path, runtime: Any, log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    defaults = (lambda: True, str(folder / "state"), str(folder / "drain"))
-    monkeypatch.setattr(keeper.Keeper.__init__, "__defaults__", defaults)
-    monkeypatch.setattr(agent, "Systemd", lambda: runtime)
     monkeypatch.setattr(agent, "log", log)
     server.start()
     chosen = Settings(agent_enabled=False, look_seconds=0.2, hang_grace_seconds=1.0, idle_probe_seconds=0.5)
-    lock = str(folder / "state" / "lock")
+    state = str(folder / "state")
 
     async def go() -> None:
-        stand_in = agent.Agent(chosen, str(folder / "config"), lock)
+        stand_in = agent.Agent(chosen, place(folder, runtime))
         task = asyncio.get_running_loop().create_task(stand_in.stand_in(30))
         while not stand_in.keepers or not stand_in.keepers["tiny"].ready:
             await asyncio.sleep(0.05)
         await asyncio.to_thread(server.tell, hang=True)
         while not runtime.done:
             await asyncio.sleep(0.05)
-        assert not Lock(lock).acquire()
+        assert not Lock(state).acquire()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await stand_in.close()
-        assert Lock(lock).acquire()
+        assert Lock(state).acquire()
 
     asyncio.run(asyncio.wait_for(go(), 30))
     assert runtime.done == [("kill", "tiny")]

@@ -537,6 +537,18 @@ class TestEnding:
         verdict = Judge(LIMITS).judge(Look(1.0, unit=unit, obstacle=obstacle))
         assert (verdict.state, verdict.evidence, verdict.server, verdict.serves) == (state, evidence, "", False)
 
+    @pytest.mark.parametrize("state", ["stopping", "stopped", "starting"])
+    @pytest.mark.parametrize("sign", ["gone", "503"])
+    def test_somebody_has_stopped_it_meanwhile(self, node: Node, state: str, sign: str) -> None:
+        """What is lost of a server on its way out is no reason to kill by its name, which the next one has too."""
+        node.loaded().unit = Unit(state)
+        if sign == "gone":
+            node.gone = ("VLLM::EngineCor (8)",)
+        else:
+            node.health = answered(503)
+        verdict = node.look()
+        assert (verdict.state, verdict.lost, verdict.serves) == (DRAINING, False, False)
+
     def test_restart_in_between(self, node: Node) -> None:
         """Counters that begin anew are no standstill, whether the process was missed for a look or not."""
         node.loaded().work()

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,23 @@ def test_server_killed_and_started_again(ready: Node) -> None:
         ready.start()
         await ready.until(READY)
         assert ready.verdict.server != before
+
+    ready.watch(story)
+
+
+def test_server_that_ends_while_it_is_looked_at(ready: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be said of it would be done to the next."""
+
+    async def units(_names: Collection[str]) -> dict[str, Unit]:
+        ready.end()
+        return {ready.instance.name: ready.runtime.unit}
+
+    async def story() -> None:
+        await ready.until(READY)
+        monkeypatch.setattr(ready.runtime, "units", units)
+        Path(ready.instance.stopping_path).touch()
+        look = await ready.watcher.look(0.5)
+        assert (look.server, look.gone, look.unit) == ("", (), ready.runtime.unit)
 
     ready.watch(story)
 
