@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+    def await_load(self) -> None:
+        """Until it listens."""
+        while self.process and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.instance.port)):
+                return
+            time.sleep(0.05)
 
     def tell(self, **orders: Any) -> dict[str, Any]:
         """Have the simulator do something."""

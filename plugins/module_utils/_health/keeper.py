@@ -21,7 +21,7 @@ from .._serving.verdict import Judge, Verdict
 from . import drain, memory, policy
 from .settings import Settings
 
-EAGER_SECONDS = 0.5
+EAGER_SECONDS = 0.25
 """Between looks at a server that is not up yet, for each of them is a connection refused."""
 WAIT_SECONDS = 1.0
 """What a look waits for answers."""
@@ -136,11 +136,17 @@ class Keeper:
         due = time.monotonic()
         while True:
             self.late_looks += time.monotonic() > due + self._settings.look_seconds
+            asked = self._judge.wants_probe
             await self.step()
-            interval = self._settings.look_seconds if self._judge.settled else EAGER_SECONDS
-            due = max(due + interval, time.monotonic())
+            due = max(due + self._pause_seconds(asked), time.monotonic())
             if await self._wakes_before(due):
                 due = time.monotonic()
+
+    def _pause_seconds(self, asked: bool) -> float:
+        if self._judge.settled:
+            return self._settings.look_seconds
+        # Its first token is all that a server lacks that has just loaded.
+        return 0.0 if self._judge.wants_probe and not asked else EAGER_SECONDS
 
     async def _wakes_before(self, due: float) -> bool:
         try:

@@ -240,6 +240,19 @@ def test_a_server_that_dies_is_noticed_at_once(server: Server, node: Node, runti
     assert noticed < 5
 
 
+def test_a_server_that_has_loaded_is_asked_for_a_token_at_once(
+    server: Server, node: Node, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keepers, "EAGER_SECONDS", 100)
+    server.start()
+    server.await_load()
+
+    async def go(keeper: Keeper) -> None:
+        await until(lambda: keeper.ready)
+
+    kept(server, node, log, go)
+
+
 def test_a_hung_server_is_killed_once(server: Server, node: Node, runtime: Any, log: Any) -> None:
     server.start()
 
