@@ -53,6 +53,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import files
 
 HIDDEN = "hooks"
 
@@ -79,14 +80,6 @@ def dump(document: dict) -> str:
     return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 
-def write(path: str, text: str) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    staged = f"{path}.new"
-    with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(staged, path)
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -103,7 +96,7 @@ def main() -> None:
     before, after = read(path), dump(module.params["settings"])
     changed = before != after
     if changed and not module.check_mode:
-        write(path, after)
+        files.replace(path, after, 0o600)
     if os.path.exists(path):
         changed = module.set_mode_if_different(path, 0o600, changed)
     module.exit_json(

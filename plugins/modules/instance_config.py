@@ -143,6 +143,7 @@ import pwd
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._models.sources import is_hub_id
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import files
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 KEYS_OPTION = "api-key"
@@ -252,18 +253,12 @@ class Files:
                 {"before": masked(before), "after": masked(text), "before_header": path, "after_header": path}
             )
             if not self.module.check_mode:
-                self._write(path, text)
+                files.replace(path, text, 0o600)
         if os.path.exists(path):
             # Keys are for the service user's eyes; the rest it may read and not alter.
             changed |= self._own(path, *((0o600, self.module.params["user"]) if secret else (0o640, "root")))
         self.changed |= changed
         return changed
-
-    def _write(self, path: str, text: str) -> None:
-        staged = f"{path}.new"
-        with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(staged, path)
 
     def _own(self, path: str, mode: int, owner: str) -> bool:
         group = grp.getgrgid(pwd.getpwnam(self.module.params["user"]).pw_gid).gr_name if self.known_user else None

@@ -70,6 +70,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health import (
 )
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
     client,
+    files,
     flight,
     instance,
     launch,
@@ -97,7 +98,7 @@ PACKAGES = {
         trial,
         watchman,
     ],
-    "_serving": [_serving, client, flight, instance, launch, metrics, probe, process, runtime, verdict, watch],
+    "_serving": [_serving, client, files, flight, instance, launch, metrics, probe, process, runtime, verdict, watch],
 }
 COMMANDS = {
     "vllm-health-check": "_health.watchman",
@@ -124,16 +125,16 @@ def wanted_files(root: str) -> dict[str, tuple[str, int]]:
     """Every file of the tools: path -> (text, mode)."""
     lib = os.path.join(root, "lib")
     package = os.path.join(lib, "inferops_vllm")
-    files = {os.path.join(package, "__init__.py"): ("", 0o644)}
+    wanted = {os.path.join(package, "__init__.py"): ("", 0o644)}
     for name, modules in PACKAGES.items():
         for module in modules:
             # A package's own source lies in its __init__.py.
             base = "__init__" if hasattr(module, "__path__") else module.__name__.rpartition(".")[2]
-            files[os.path.join(package, name, f"{base}.py")] = (source(module), 0o644)
+            wanted[os.path.join(package, name, f"{base}.py")] = (source(module), 0o644)
     for name, program in COMMANDS.items():
         text = COMMAND.format(python=sys.executable, lib=lib, module=program)
-        files[os.path.join(root, "bin", name)] = (text, 0o755)
-    return files
+        wanted[os.path.join(root, "bin", name)] = (text, 0o755)
+    return wanted
 
 
 def found_files(root: str) -> set[str]:
@@ -154,25 +155,16 @@ def is_current(path: str, text: str, mode: int) -> bool:
         return False
 
 
-def write(path: str, text: str, mode: int) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    staged = f"{path}.new"
-    with open(staged, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        os.fchmod(stream.fileno(), mode)
-    # A running check or launcher reads the old file or the new one, never a part.
-    os.replace(staged, path)
-
-
 def main() -> None:
     module = AnsibleModule(argument_spec={"root": {"type": "path", "default": "/opt/vllm"}}, supports_check_mode=True)
     root = module.params["root"]
-    files = wanted_files(root)
-    stale = sorted(path for path, (text, mode) in files.items() if not is_current(path, text, mode))
-    surplus = sorted(found_files(root) - set(files))
+    wanted = wanted_files(root)
+    stale = sorted(path for path, (text, mode) in wanted.items() if not is_current(path, text, mode))
+    surplus = sorted(found_files(root) - set(wanted))
     if not module.check_mode:
         for path in stale:
-            write(path, *files[path])
+            # A running check or launcher reads the old file or the new one, never a part.
+            files.replace(path, *wanted[path])
         for path in surplus:
             os.unlink(path)
     module.exit_json(

@@ -11,6 +11,8 @@ import os
 import time
 from typing import Any
 
+from .._serving import files
+
 DIRECTORY = "/var/lib/vllm/drain"
 
 
@@ -33,13 +35,8 @@ def read(name: str, directory: str = DIRECTORY) -> dict[str, Any]:
 
 
 def set_flag(name: str, reason: str, directory: str = DIRECTORY) -> None:
-    os.makedirs(directory, mode=0o755, exist_ok=True)
-    staged = os.path.join(directory, f".{name}.new")
-    with open(staged, "w", encoding="utf-8") as stream:
-        json.dump({"since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "reason": reason}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(staged, path(name, directory))
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    files.replace(path(name, directory), json.dumps({"since": since, "reason": reason}), sync=True)
 
 
 def clear(name: str, directory: str = DIRECTORY) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn
+
+from .._serving import files
 
 STATE_DIR = "/var/lib/vllm/health"
 BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
@@ -79,15 +80,8 @@ def load(path: str, boot: str, now: float) -> tuple[Memory, str]:
 def save(path: str, boot: str, memory: Memory) -> None:
     """Write a memory whole or not at all; OSError where it cannot be written, and the file is then as it was."""
     content = json.dumps({"version": VERSION, "boot": boot, "memory": asdict(memory)})
-    descriptor, staged = tempfile.mkstemp(dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}.")
-    try:
-        # Not synced to the disk: after a power failure it would be of another boot.
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(content + "\n")
-        os.replace(staged, path)
-    except BaseException:
-        os.unlink(staged)
-        raise
+    # Not synced to the disk: after a power failure it would be of another boot.
+    files.replace(path, content + "\n", 0o600)
 
 
 def _open_at_once(path: str, flags: int) -> int:

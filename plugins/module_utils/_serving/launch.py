@@ -16,8 +16,8 @@ import signal
 import sys
 import time
 
+from . import files, process
 from . import instance as instances
-from . import process
 from .instance import Instance
 
 LEFTOVER_SECONDS = 10
@@ -105,10 +105,7 @@ def _record(instance: Instance, venv: str) -> None:
         with open(path, encoding="utf-8") as stream:
             texts.append(stream.read())
     record = {"pid": os.getpid(), "digest": instances.digest(*texts), "venv": venv}
-    staged = f"{instance.record_path}.new"
-    with open(staged, "w", encoding="utf-8") as stream:
-        json.dump(record, stream)
-    os.replace(staged, instance.record_path)
+    files.replace(instance.record_path, json.dumps(record))
 
 
 def main() -> None:

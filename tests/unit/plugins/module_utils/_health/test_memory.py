@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import memory
 from ansible_collections.inferops.vllm.plugins.module_utils._health.memory import Memory
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import files
 from ansible_collections.inferops.vllm.plugins.module_utils._health.policy import ACTIONS, decide
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Verdict
@@ -187,9 +188,12 @@ def test_what_is_no_file_is_survived(tmp_path: Path) -> None:
         assert (loaded, bool(warning)) == (Memory(), True)
 
 
-def test_saving_raises_where_there_is_no_directory(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        memory.save(str(tmp_path / "none" / "tiny.json"), BOOT, FULL)
+def test_saving_makes_the_directory_and_raises_where_it_cannot(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "tiny.json"
+    memory.save(str(path), BOOT, FULL)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        memory.save(str(path / "tiny.json"), BOOT, FULL)
 
 
 def full_disk(*_arguments: object) -> int:
@@ -219,9 +223,9 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     memory.save(path, BOOT, FULL)
     with monkeypatch.context() as broken:
         if fails == "open":
-            broken.setattr(memory, "open", FullDisk, raising=False)
+            broken.setattr(files, "open", FullDisk, raising=False)
         else:
-            broken.setattr(memory.os, "replace", full_disk)
+            broken.setattr(files.os, "replace", full_disk)
         with pytest.raises(OSError, match="No space left"):
             memory.save(path, BOOT, Memory())
     assert memory.load(path, BOOT, NOW) == (FULL, "")
@@ -239,7 +243,7 @@ def test_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.Monke
         seen.append(memory.load(path, BOOT, NOW))
         replace(source, target)
 
-    monkeypatch.setattr(memory.os, "replace", look)
+    monkeypatch.setattr(files.os, "replace", look)
     memory.save(path, BOOT, Memory())
     assert seen == [(FULL, "")]
     assert memory.load(path, BOOT, NOW) == (Memory(), "")
