@@ -14,6 +14,12 @@ from .client import Answer
 from .instance import Instance
 
 NOT_FOUND = 404
+QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/v1/completions", {"prompt": "ready", "max_tokens": 1}),
+    ("/v1/embeddings", {"input": "ready"}),
+    ("/pooling", {"input": "ready"}),
+)
+"""The smallest piece of work for each kind of model; a server has no path for what its model cannot do."""
 
 
 async def get(instance: Instance, path: str, timeout_seconds: float, key: str | None = None) -> Answer:
@@ -39,17 +45,17 @@ def _authorization(key: str | None) -> dict[str, str]:
 
 
 async def one_token(instance: Instance, timeout_seconds: float) -> Answer:
-    """One token, or one embedding where the model makes those: the only question that reaches the engine."""
+    """One token, or one vector where the model makes those: the only question that reaches the engine."""
     try:
         key = instances.api_key(instance)
     except (OSError, ValueError) as error:
         return Answer(None, b"", f"{instance.config_path}: {error}", 0.0)
-    body = {"model": instance.served_model_name, "prompt": "ready", "max_tokens": 1}
-    answer = await post(instance, "/v1/completions", timeout_seconds, body, key)
-    if answer.status != NOT_FOUND:
-        return answer
-    body = {"model": instance.served_model_name, "input": "ready"}
-    return await post(instance, "/v1/embeddings", timeout_seconds, body, key)
+    for path, body in QUESTIONS:
+        named = {"model": instance.served_model_name, **body}
+        answer = await post(instance, path, timeout_seconds, named, key)
+        if answer.status != NOT_FOUND:
+            break
+    return answer
 
 
 async def served_models(instance: Instance, timeout_seconds: float) -> list[str]:

@@ -65,8 +65,11 @@ def answer(status: int, body: bytes = b"") -> Answer:
     return Answer(status, body, "", 0.0)
 
 
-@pytest.mark.parametrize(("statuses", "expected"), [([200], 200), ([500], 500), ([404, 200], 200), ([404, 404], 404)])
-def test_one_token_or_else_an_embedding(monkeypatch, tmp_path, statuses, expected):
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [([200], 200), ([500], 500), ([404, 200], 200), ([404, 404, 200], 200), ([404, 404, 404], 404)],
+)
+def test_one_token_or_else_a_vector(monkeypatch, tmp_path, statuses, expected):
     asked = []
 
     async def request(_host, _port, method, path, _timeout_seconds, body, headers):
@@ -77,7 +80,7 @@ def test_one_token_or_else_an_embedding(monkeypatch, tmp_path, statuses, expecte
     (tmp_path / "tiny.yaml").write_text('api-key: ["first", "second"]\n')
     assert asyncio.run(probe.one_token(instance(config_dir=str(tmp_path)), 1)).status == expected
     key = {"Authorization": "Bearer first"}
-    paths = ["/v1/completions", "/v1/embeddings"][: len(statuses)]
+    paths = ["/v1/completions", "/v1/embeddings", "/pooling"][: len(statuses)]
     assert asked == [("POST", path, "tiny", key) for path in paths]
 
 
