@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench._client import KINDS, Client, Request
-from bench._faults import FAULTS, Fault, Fleet
+from bench._faults import FAULTS, Fault, Fleet, Injection
 from bench._node import AGENT_UNIT, INSTANCE, SERVER_UNIT, STATE_DIR, Failure, Node, Server, Watch, wait
 from bench._run import CACHE, report, run, say
 
@@ -82,7 +82,7 @@ def measure(fleet: Fleet, fault: Fault) -> Outcome:
         time.sleep(WARM_UP_SECONDS)
         say(f"{fault.name}: {fault.what}")
         with fault.inject(fleet) as injection:
-            recovery = await_recovery(victim, fault, injection.at, watches[0]) if fault.recovers else None
+            recovery = await_recovery(victim, fault, injection, watches[0]) if fault.recovers else None
             time.sleep(SETTLE_SECONDS)
         servers = sum(len(watch.since(injection.at)) for watch in watches)
     journal = victim.journal(injection.at)
@@ -131,9 +131,10 @@ def idle(node: Node) -> bool | None:
     return None if None in busy else not any(busy)
 
 
-def await_recovery(node: Node, fault: Fault, at: float, watch: Watch) -> Recovery:
+def await_recovery(node: Node, fault: Fault, injection: Injection, watch: Watch) -> Recovery:
     """Wait until the node serves: a completion from the server itself, and the agent's word for it."""
     loads: dict[Server, float] = {}
+    at, possible = injection.at, injection.at + injection.held_seconds
     deadline = at + RECOVERY_SECONDS
     while time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -142,7 +143,7 @@ def await_recovery(node: Node, fault: Fault, at: float, watch: Watch) -> Recover
         if (fault.new_server and not started) or not node.healthy():
             continue
         for server in started[-1:]:
-            loads.setdefault(server, time.monotonic() - server.started)
+            loads.setdefault(server, time.monotonic() - max(server.started, possible))
         if (node.ready() or not fault.agent) and node.completes():
             return Recovery(time.monotonic(), loads[started[-1]] if started else None)
     state = node.systemctl("show", "--property=ActiveState,SubState,NRestarts,Result", SERVER_UNIT)
