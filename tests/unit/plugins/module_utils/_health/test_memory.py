@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import memory
 from ansible_collections.inferops.vllm.plugins.module_utils._health.memory import Memory
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import files
 from ansible_collections.inferops.vllm.plugins.module_utils._health.policy import ACTIONS, decide
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import files
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Verdict
 
 BOOT = "6b1c2f1e-8a53-4b8e-9d2c-000000000000"
