@@ -125,6 +125,15 @@ def read_bytes(pid: int) -> int:
         return 0
 
 
+def waited_seconds(pid: int) -> float:
+    """How long the main thread of a process has waited for a processor, ever; 0 where the kernel does not count it."""
+    try:
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as stream:
+            return int(stream.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
 def control_group(pid: int) -> list[int]:
     """The processes in the same control group."""
     try:

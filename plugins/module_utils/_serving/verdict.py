@@ -4,11 +4,13 @@
 """What looks at an instance mean, and nothing of what to do about it.
 
 A server is hung where its engine has made no step for the grace time while it has work, and a one-token request
-finds no answer either; or where its API server neither answers nor uses any processor time. Slow is not hung.
+finds no answer either; or where its API server neither answers nor computes. Slow is not hung, nor is what waits for a
+processor that others use.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from . import metrics
@@ -35,6 +37,8 @@ SILENT_SECONDS = 5.0
 """An API server that has neither answered nor worked for this long is not sent requests."""
 IDLE_SHARE = 0.01
 """Less of a processor than this is no work."""
+STARVED_SHARE = 0.5
+"""An engine that waits for a processor for more of its time than this cannot be told from a hung one yet."""
 PROGRESS_CPU_SECONDS = 0.25
 PROGRESS_BYTES = 1 << 20
 UNCOUNTED = -1
@@ -102,7 +106,10 @@ class Look:
     """A compiler that it has started and that is at work."""
     work: Work = field(default_factory=Work)
     """Of all its processes, ever."""
-    api_cpu_seconds: float = 0.0
+    api_busy_seconds: float = 0.0
+    """In which the API server has computed or waited for a processor, ever."""
+    waits: Mapping[str, float] = field(default_factory=dict)
+    """How long each engine process has waited for a processor, ever, by its name."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +137,15 @@ class _Track:
     idle_at: float
     """When it last had nothing to do."""
     engine: metrics.Engine
+    waits: Mapping[str, float]
+    """Of the look at which it last moved or idled."""
 
     def still_seconds(self, now: float) -> float:
         return now - max(self.moved_at, self.idle_at)
+
+    def waited_seconds(self, look: Look) -> float:
+        """Of that, how long one of the engine processes has waited for a processor."""
+        return max((waited - self.waits.get(name, waited) for name, waited in look.waits.items()), default=0.0)
 
 
 @dataclass
@@ -146,8 +159,8 @@ class _Server:
     """First look at it, which may be long after its start."""
     heard_at: float
     """Last answer of any kind, or the first look."""
-    api_cpu_seconds: float
-    """Of its API server, when that was last seen to work."""
+    api_busy_seconds: float
+    """When its API server was last seen to work."""
     api_worked_at: float
     restarts: int = UNCOUNTED
     answered: bool = False
@@ -165,6 +178,16 @@ class _Server:
     """Why a one-token request says nothing of the engine, of the last one."""
     serving: bool = False
 
+    def skip(self, seconds: float) -> None:
+        """Count no standstill for that long: nobody looked."""
+        self.heard_at += seconds
+        self.api_worked_at += seconds
+        self.worked_at += seconds
+        self.read_at += seconds
+        for track in self.tracks.values():
+            track.moved_at += seconds
+            track.idle_at += seconds
+
 
 class Judge:
     """Judges the looks at one instance, one after another."""
@@ -175,10 +198,13 @@ class Judge:
         self._now = 0.0
 
     def judge(self, look: Look) -> Verdict:
-        self._now = look.at
+        unseen, self._now = look.at - self._now, look.at
         if not look.server:
             self._server = None
             return _without_server(look)
+        if self._server:
+            # It may be the watcher, or all of the host, that stood still between two looks.
+            self._server.skip(max(0.0, unseen - self._limits.hang_grace_seconds / 2))
         server = self._known(look)
         self._take(server, look)
         verdict = self._of_server(server, look)
@@ -214,7 +240,7 @@ class Judge:
                 since=look.at - look.age_seconds,
                 seen_at=look.at,
                 heard_at=look.at,
-                api_cpu_seconds=look.api_cpu_seconds,
+                api_busy_seconds=look.api_busy_seconds,
                 api_worked_at=look.at,
                 work=look.work,
                 worked_at=look.at,
@@ -234,9 +260,9 @@ class Judge:
         if look.work.exceeds(server.work, PROGRESS_CPU_SECONDS, PROGRESS_BYTES):
             server.work, server.worked_at = look.work, look.at
         # Since it last worked or answered: what it did before it stopped, and how long it idled, says nothing of now.
-        cpu, seconds = look.api_cpu_seconds - server.api_cpu_seconds, look.at - server.api_worked_at
-        if server.heard_at == look.at or (cpu > 0 and cpu >= IDLE_SHARE * seconds):
-            server.api_cpu_seconds, server.api_worked_at = look.api_cpu_seconds, look.at
+        busy, seconds = look.api_busy_seconds - server.api_busy_seconds, look.at - server.api_worked_at
+        if server.heard_at == look.at or (busy > 0 and busy >= IDLE_SHARE * seconds):
+            server.api_busy_seconds, server.api_worked_at = look.api_busy_seconds, look.at
         self._take_probe(server, look)
         if look.engines is not None:
             self._take_engines(server, look)
@@ -264,12 +290,14 @@ class Judge:
             in_flight = engine.in_flight or (alone and (look.load > 0 or look.probe_seconds > 0))
             track = server.tracks.get(label)
             if track is None:
-                server.tracks[label] = _Track(engine.steps, look.at, look.at, engine)
+                server.tracks[label] = _Track(engine.steps, look.at, look.at, engine, look.waits)
                 continue
             if engine.steps != track.steps:
                 track.steps, track.moved_at = engine.steps, look.at
             if not in_flight or engine.asleep:
                 track.idle_at = look.at
+            if track.still_seconds(look.at) == 0:
+                track.waits = look.waits
             track.engine = engine
         # A program that begins to watch a server at work need not ask whether it ever worked.
         if not server.served and sum(engine.steps for engine in engines.values()) > 0:
@@ -381,6 +409,11 @@ class Judge:
                 still, confirmed = unheard, True
             if still < grace or not confirmed or track.engine.asleep:
                 continue
+            waited = track.waited_seconds(look)
+            if waited >= STARVED_SHARE * still and still < self._limits.unresponsive_seconds:
+                return self._verdict(
+                    server, BUSY, f"no engine step for {still:.0f} s: it waits for a processor", serves=True
+                )
             if look.compiler and still < self._limits.start_grace_seconds:
                 return self._verdict(
                     server, BUSY, f"no engine step for {still:.0f} s: {look.compiler} is at work", serves=True

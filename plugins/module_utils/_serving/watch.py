@@ -148,7 +148,8 @@ class Watcher:
                 # What a server reads is of interest while it loads.
                 0 if self._family.engines else sum(map(process.read_bytes, stats)),
             ),
-            api_cpu_seconds=stats[self._family.main].cpu_seconds if self._family.main in stats else 0.0,
+            api_busy_seconds=self._busy_seconds(),
+            waits={name: process.waited_seconds(pid) for (pid, _start), name in self._family.engines.items()},
         )
 
     # The server's processes
@@ -187,6 +188,10 @@ class Watcher:
             family.ours[key] = known[key] if key in known else process.belongs_to(pid, self.instance.name)
             if family.ours[key]:
                 family.stats[pid] = stat
+
+    def _busy_seconds(self) -> float:
+        main = self._family.stats.get(self._family.main)
+        return main.cpu_seconds + process.waited_seconds(self._family.main) if main else 0.0
 
     def _note_engines(self) -> None:
         for pid, stat in self._family.stats.items():

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,6 +212,19 @@ def test_zombies_count_as_gone():
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert process.wait_gone([child.pid], 1) == []
     child.wait()
+
+
+def test_waiting_for_a_processor_is_counted():
+    before = process.waited_seconds(os.getpid())
+    cores = len(os.sched_getaffinity(0))
+    crowd = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _number in range(2 * cores)]
+    deadline = time.monotonic() + 30
+    while process.waited_seconds(os.getpid()) <= before:
+        assert time.monotonic() < deadline
+    for rival in crowd:
+        rival.kill()
+        rival.wait()
+    assert process.waited_seconds(1 << 30) == 0.0
 
 
 @pytest.mark.parametrize("root", ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"])

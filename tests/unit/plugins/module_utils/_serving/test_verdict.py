@@ -84,7 +84,11 @@ class Node:
     stopped: tuple[str, ...] = ()
 
     _cpu_seconds: float = 0.0
-    _api_cpu_seconds: float = 0.0
+    starved: float = 0.0
+    """Part of the time in which API server and engine wait for a processor."""
+
+    _api_busy_seconds: float = 0.0
+    _waited_seconds: float = 0.0
     _asked: float | None = None
     _probed: float | None = None
     _credit: float = 0.0
@@ -111,7 +115,7 @@ class Node:
     def replaced(self) -> None:
         """A new process of the server, whose counters begin anew."""
         self.pid += 1
-        self.born, self._cpu_seconds, self._api_cpu_seconds = self.now, 0.0, 0.0
+        self.born, self._cpu_seconds, self._api_busy_seconds, self._waited_seconds = self.now, 0.0, 0.0, 0.0
         self._asked = self._probed = None
         self.engines = {label: Engine() for label in self.engines}
         self.load, self.health, self.cpu = 0, REFUSED, 1.0
@@ -144,7 +148,8 @@ class Node:
                 stopped=self.stopped,
                 compiler=self.compiler,
                 work=Work(self._cpu_seconds, 0),
-                api_cpu_seconds=self._api_cpu_seconds,
+                api_busy_seconds=self._api_busy_seconds,
+                waits={"VLLM::EngineCor (8)": self._waited_seconds},
             )
         )
 
@@ -164,7 +169,8 @@ class Node:
     def _pass(self, seconds: float) -> None:
         self.now += seconds
         self._cpu_seconds += self.cpu * seconds
-        self._api_cpu_seconds += self.api_cpu * seconds
+        self._api_busy_seconds += (self.api_cpu + self.starved) * seconds
+        self._waited_seconds += self.starved * seconds
         self._credit += seconds / self.step_seconds
         steps, self._credit = divmod(self._credit, 1)
         for engine in self.engines.values():
@@ -310,6 +316,43 @@ class TestWorking:
         verdicts = node.run(300)
         assert states(verdicts) <= {READY, BUSY}
         assert all(verdict.serves for verdict in verdicts)
+
+    def test_starved_api_server(self, node: Node) -> None:
+        """Others have the processors that it waits for: it neither answers nor computes."""
+        node.loaded().work()
+        node.look()
+        node.answer_seconds, node.api_cpu, node.starved = 60, 0.001, 0.9
+        verdicts = node.run(300)
+        assert states(verdicts) <= {READY, BUSY}
+        assert all(verdict.serves for verdict in verdicts)
+
+    def test_starved_engine(self, node: Node) -> None:
+        node.loaded().work()
+        node.look()
+        node.engines["0"].frozen, node.starved = True, 0.8
+        verdicts = node.run(LIMITS.unresponsive_seconds - 10)
+        assert states(verdicts) <= {READY, BUSY}
+        assert verdicts[-1].evidence.endswith("it waits for a processor")
+        assert node.until(HUNG, 30), "patience ends"
+
+    def test_engine_that_shares_its_processors_is_not_starved(self, node: Node) -> None:
+        node.loaded().work()
+        node.look()
+        node.engines["0"].frozen, node.starved = True, 0.3
+        assert node.until(HUNG, 60) <= GRACE + LOOK_SECONDS
+
+    @pytest.mark.parametrize("part", ["engine", "API server"])
+    def test_watcher_that_stood_still(self, node: Node, part: str) -> None:
+        """The host slept, or the watcher: what was not looked at has not stood still for so long."""
+        node.loaded().work()
+        node.look()
+        if part == "engine":
+            node.freeze()
+        else:
+            node.health, node.api_cpu = None, 0.0
+        verdict = node.look(3600)
+        assert verdict.state in (READY, BUSY, UNKNOWN)
+        assert 0 < node.until(HUNG, 60) <= GRACE + 2 * LOOK_SECONDS
 
     def test_engine_that_compiles(self, node: Node) -> None:
         node.loaded().work()
