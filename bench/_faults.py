@@ -156,9 +156,11 @@ print(time.monotonic())
 def memory_limit(fleet: Fleet) -> Iterator[Injection]:
     node = fleet.victim
     server = [node.main_pid(), *node.pids("VLLM::")]
-    with limited(node, "memory", "MemoryMax", "memory.limit_in_bytes", server) as limit:
-        # What it had before it came into a group of its own is counted elsewhere: its next page is one too many for 0.
+    with limited(node, "memory", "MemoryMax", "memory.limit_in_bytes", []) as limit:
         limit("64M", "0")
+        # What it had before it came into a group of its own is counted elsewhere: its next page is one too many.
+        for pid in server:
+            limit.add(pid)
         at = float(node.run("python3", "-c", FIRST_END, "60", *map(str, server)))
         limit("infinity", "-1")
         yield Injection(at)

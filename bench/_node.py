@@ -172,8 +172,11 @@ class Watch:
                 text=True,
             )
             for line in self._process.stdout or ():
-                pid, ticks, started = line.split()
-                self._servers.setdefault((pid, ticks), Server(int(pid), float(started)))
+                words = line.split()
+                # Docker says here as well that the node has gone.
+                if len(words) == 3:
+                    pid, ticks, started = words
+                    self._servers.setdefault((pid, ticks), Server(int(pid), float(started)))
             self._process.wait()
             self._over.wait(LOOK_SECONDS)
 
