@@ -142,6 +142,7 @@ import pwd
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.inferops.vllm.plugins.module_utils._gpu.start import memory_share
 from ansible_collections.inferops.vllm.plugins.module_utils._models.sources import is_hub_id
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import files
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
@@ -188,7 +189,9 @@ def options(spec: dict, params: dict) -> dict:
 
 def environment(spec: dict, params: dict) -> dict[str, str]:
     gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, spec["gpus"]))} if spec["gpus"] else {}
-    merged = {**params["environment"], **gpus, **spec["env"]}
+    # CUDA would number the GPUs by their speed, and not as the driver does.
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if spec["gpus"] else {}
+    merged = {**params["environment"], **order, **gpus, **spec["env"]}
     return {name: str(value) for name, value in merged.items()}
 
 
@@ -203,6 +206,8 @@ def describe(spec: dict, params: dict) -> serving.Instance:
         environment=environment(spec, params),
         shm_bytes=params["shm_megabytes"] << 20,
         start_grace_seconds=params["start_grace_seconds"],
+        gpus=spec["gpus"],
+        gpu_memory_share=memory_share({**params["default_args"], **spec["args"]}) or 0.0,
         unit_checksum=params["unit_checksum"],
         config_dir=params["config_dir"],
     )

@@ -53,7 +53,17 @@ from types import ModuleType
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.inferops.vllm.plugins.module_utils import _health, _serving
+from ansible_collections.inferops.vllm.plugins.module_utils import _gpu, _health, _serving
+from ansible_collections.inferops.vllm.plugins.module_utils._gpu import (
+    child,
+    driver,
+    facts,
+    look,
+    nvml,
+    pci,
+    smi,
+    start,
+)
 from ansible_collections.inferops.vllm.plugins.module_utils._health import (
     agent,
     drain,
@@ -83,6 +93,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
 )
 
 PACKAGES = {
+    "_gpu": [_gpu, child, driver, facts, look, nvml, pci, smi, start],
     "_health": [
         _health,
         agent,

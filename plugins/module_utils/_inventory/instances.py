@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._gpu.start import SHARE_OPTIONS, memory_share
 from .._models.sources import COMMIT, is_hub_id
 from .._models.sources import NAME as STORED_NAME
 from .models import Model
@@ -24,9 +25,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # vLLM refuses others.
 PORTS = range(1024, 65536)
-# vLLM's own default.
-GPU_MEMORY_UTILIZATION = 0.92
-SHARE_OPTIONS = ("gpu-memory-utilization", "device-memory-utilization")
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def _read(where: str, words: Mapping[Any, Any]) -> Instance:
         revision=revision if isinstance(revision, str) and STORED_NAME.fullmatch(revision) else None,
         port=port if is_whole(port) and port in PORTS else None,
         gpus=_gpus(words.get("gpus")),
-        share=_share(_args(words)),
+        share=memory_share(_args(words)),
     )
 
 
@@ -77,14 +75,6 @@ def _is_gpu(value: Any) -> bool:
 def _args(words: Mapping[Any, Any]) -> dict[str, Any]:
     args = words.get("args")
     return {canonical(option): value for option, value in args.items()} if isinstance(args, Mapping) else {}
-
-
-def _share(args: Mapping[str, Any]) -> float | None:
-    try:
-        share = float(next((args[option] for option in SHARE_OPTIONS if option in args), GPU_MEMORY_UTILIZATION))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return share if 0 < share <= 1 else None
 
 
 def check_instances(
@@ -246,7 +236,7 @@ def _check_share(variable: str, args: Mapping[str, Any]) -> Iterator[str]:
     for option in SHARE_OPTIONS:
         value = args.get(option)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and _share({option: value}) is None:
+        if is_number and memory_share({option: value}) is None:
             yield problem(f"{variable}.{option}", value, "not a share", "give a number above 0, 1 at most")
 
 

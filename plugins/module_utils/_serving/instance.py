@@ -39,6 +39,10 @@ class Instance:
     shm_bytes: int = 0
     """Free bytes of /dev/shm that a start needs."""
     start_grace_seconds: int = 600
+    gpus: list[int] = field(default_factory=list)
+    """Their indices; none where the server uses none, or takes all there are."""
+    gpu_memory_share: float = 0.0
+    """Part of each GPU's memory that a start needs."""
     unit_checksum: str = ""
     """Of the unit that starts the server, so that a change of it counts as a change of configuration."""
     config_dir: str = CONFIG_DIR

@@ -16,11 +16,14 @@ import signal
 import sys
 import time
 
+from .._gpu import start
+from .._gpu.look import look
 from . import files, process
 from . import instance as instances
 from .instance import Instance
 
 LEFTOVER_SECONDS = 10
+GPU_SECONDS = 10
 REFUSAL_SECONDS = 1
 """A start that is refused takes this long: the runtime tries again at once, which is right for a server that ended."""
 COMMANDS = {
@@ -65,12 +68,30 @@ def _check(instance: Instance) -> None:
             f"port {instance.port} is held by {holder.name} (pid {holder.pid}):"
             " stop it, or give the instance another port"
         )
+    trouble = gpu_trouble(instance)
+    if trouble:
+        raise CannotStart(trouble)
     shm = os.statvfs("/dev/shm")
     free = shm.f_bavail * shm.f_frsize
     if free < instance.shm_bytes:
         raise CannotStart(
             f"/dev/shm has {free >> 20} MiB free and {instance.shm_bytes >> 20} MiB are needed: enlarge it"
         )
+
+
+def gpu_trouble(instance: Instance) -> str:
+    """What of its GPUs keeps it from its start; empty where nothing does, or none was given to it."""
+    if not instance.gpus or environment_of(instance)[1] != "cuda":
+        return ""
+    return start.obstacle(look(GPU_SECONDS), instance.gpus, instance.gpu_memory_share)
+
+
+def environment_of(instance: Instance) -> tuple[str, str]:
+    """Directory and variant of the virtual environment that is current now."""
+    # Resolved once: a later switch of `current` must not change modules under a running server.
+    venv = os.path.realpath(os.path.join(instance.root, "current"))
+    with open(os.path.join(venv, ".inferops.json"), encoding="utf-8") as stream:
+        return venv, json.load(stream)["variant"]
 
 
 def _remove_leftovers(instance: Instance) -> None:
@@ -90,10 +111,8 @@ def _remove_leftovers(instance: Instance) -> None:
 
 def run(instance: Instance) -> None:
     """Become the server. Does not return."""
-    # Resolved once: a later switch of `current` must not change modules under a running server.
-    venv = os.path.realpath(os.path.join(instance.root, "current"))
-    with open(os.path.join(venv, ".inferops.json"), encoding="utf-8") as stream:
-        program, *arguments = COMMANDS[json.load(stream)["variant"]]
+    venv, variant = environment_of(instance)
+    program, *arguments = COMMANDS[variant]
     _record(instance, venv)
     argv = [os.path.join(venv, program), *arguments, "--config", instance.config_path]
     os.execve(argv[0], argv, {**os.environ, **instance.environment, process.MARK: instance.name})

@@ -47,7 +47,8 @@ def test_writes_what_the_server_and_the_tools_read(call, arguments):
         "seed": 3,
     }
     described = serving.load("tiny", arguments["config_dir"])
-    assert described.environment == {"A": "1", "CUDA_VISIBLE_DEVICES": "1,2"}
+    assert described.environment == {"A": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1,2"}
+    assert (described.gpus, described.gpu_memory_share) == ([1, 2], 0.92)
     assert described.served_model_name == "tiny"
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.inferops.vllm.plugins.module_utils._gpu.facts import Gpu, Node
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import client, launch, probe, process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as instances
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.client import Answer
@@ -140,6 +142,19 @@ class TestLauncher:
     def test_held_port_is_refused(self, port):
         with pytest.raises(launch.CannotStart, match=rf"port {port} is held by .+ \(pid {os.getpid()}\): stop it"):
             launch.check(instance(name="nobody", port=port))
+
+    @pytest.mark.parametrize(
+        ("variant", "gpus", "refused"), [("cuda", [0], True), ("cuda", [], False), ("cpu", [0], False)]
+    )
+    def test_lost_gpu_is_refused(self, monkeypatch, tmp_path, variant, gpus, refused):
+        """Of a server that has GPUs, and uses them."""
+        monkeypatch.setattr(launch, "look", lambda _seconds: Node("nvml", gpus=(Gpu(0, lost=True),)))
+        (tmp_path / "current").mkdir()
+        (tmp_path / "current" / ".inferops.json").write_text(json.dumps({"variant": variant}))
+        given = instance(name="nobody", port=_free_port(), root=str(tmp_path), run_dir=str(tmp_path), gpus=gpus)
+        with pytest.raises(launch.CannotStart, match="GPU 0 is lost") if refused else contextlib.nullcontext():
+            launch.check(given)
+        assert Path(given.obstacle_path).exists() is refused
 
     def test_small_shm_is_refused(self):
         with pytest.raises(launch.CannotStart, match=r"/dev/shm has .* MiB free and .* MiB are needed: enlarge it"):
