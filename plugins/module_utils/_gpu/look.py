@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import replace
 from typing import Any
@@ -20,8 +19,7 @@ NOT_ASKED = (None, LIBRARY_NOT_FOUND, FUNCTION_NOT_FOUND)
 
 def look(deadline_seconds: float, root: str = "/") -> Node:
     """Never fails; `root` is another directory in tests, for what files tell."""
-    with contextlib.suppress(nvml.Unusable):
-        nvml.load()  # the import takes twice as long as the look: children find it done
+    nvml.preload()
     try:
         return Node.from_json(call(read, root, deadline_seconds=deadline_seconds))
     except (Unresponsive, ChildFailed) as error:

@@ -55,14 +55,23 @@ FABRIC_FAULTS = ("degraded_bandwidth", "route_recovery", "route_unhealthy", "acc
 SOUND_CONFIGURATIONS = (0, 1)
 
 
+MODULE = "pynvml"
+
+
 class Unusable(Exception):
     """There is no nvidia-ml-py to ask NVML through."""
+
+
+def preload() -> None:
+    """Have children find it imported, which takes longer than a look."""
+    with contextlib.suppress(Exception):
+        importlib.import_module(MODULE)
 
 
 def load() -> Any:
     """The module, imported where and when it is needed: it may be missing, damaged, or another of the same name."""
     try:
-        nvml = importlib.import_module("pynvml")
+        nvml = importlib.import_module(MODULE)
     except Exception as error:
         raise Unusable(f"pynvml cannot be imported: {error}") from error
     missing = [name for name in ESSENTIAL if not hasattr(nvml, name)]
