@@ -11,7 +11,8 @@ version_added: "0.1.0"
 author:
   - The inferops authors (@inferops)
 description:
-  - Looks at each GPU once, by NVML where the Python package C(nvidia-ml-py) can be imported, else by C(nvidia-smi).
+  - Looks at each GPU once, by NVML where this Python has the package C(nvidia-ml-py), or a vLLM in V(/opt/vllm) has
+    brought it, else by C(nvidia-smi).
   - What cannot be read of a GPU is null, with the reason among its C(errors), and keeps nothing else from being told.
   - A driver that does not answer is given O(timeout_seconds) and then left alone, and RV(unresponsive) is true. The
     module never fails because of a GPU or its driver; M(inferops.vllm.gpu_health) judges.

@@ -9,6 +9,7 @@ fails where it is told to. That nvidia-ml-py itself is called rightly is shown w
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -492,7 +493,10 @@ def test_address_that_is_none() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (None, "pynvml cannot be imported: No module named 'pynvml'"),
+        (
+            None,
+            "pynvml cannot be imported: neither this Python has it, nor /opt/vllm/current/lib/python3*/site-packages",
+        ),
         ("def nvmlInit(:\n", "pynvml cannot be imported: "),
         ("raise RuntimeError('half installed')\n", "pynvml cannot be imported: half installed"),
         ("nvmlInit = NVMLError = nvmlShutdown = None\n", "is not nvidia-ml-py: it has no nvmlDeviceGetCount"),
@@ -508,6 +512,20 @@ def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None,
         nvml.load()
     assert reason in str(caught.value)
     sys.modules.pop("pynvml", None)
+
+
+@pytest.mark.parametrize(("mode", "trusted"), [(0o644, True), (0o664, False), (0o646, False)])
+def test_load_what_vllm_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, trusted: bool) -> None:
+    """Root runs nothing that somebody else could have written."""
+    folder = tmp_path / "python3.12" / "site-packages"
+    folder.mkdir(parents=True)
+    (folder / "pynvml.py").write_text("".join(f"{name} = None\n" for name in nvml.ESSENTIAL))
+    (folder / "pynvml.py").chmod(mode)
+    monkeypatch.setattr(nvml, "ENVIRONMENTS", f"{tmp_path}/python3*/site-packages")
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with contextlib.nullcontext() if trusted else pytest.raises(nvml.Unusable, match="neither this Python has it"):
+        assert nvml.load().__file__ == str(folder / "pynvml.py")
 
 
 def test_load_what_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
