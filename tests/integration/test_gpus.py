@@ -23,7 +23,7 @@ from doubles.nvml import fake
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOREVER = {"recent_seconds": 1e9}
 """The logs of the double are of the first minute after the boot."""
-TIMEOUT_SECONDS = 3
+TIMEOUT_SECONDS = 8
 LOST, SECOND = "GPU 3: the driver has lost it", "GPU 1"
 HUNG, EXCHANGED = "the driver does not answer in time", "the driver was exchanged while in use"
 
