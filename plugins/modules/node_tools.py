@@ -58,16 +58,21 @@ from ansible_collections.inferops.vllm.plugins.module_utils._gpu import (
     child,
     driver,
     facts,
+    kernel_log,
     look,
     nvml,
     pci,
     smi,
     start,
+    xid,
+    xid_table,
 )
+from ansible_collections.inferops.vllm.plugins.module_utils._gpu import verdict as gpu_verdict
 from ansible_collections.inferops.vllm.plugins.module_utils._health import (
     agent,
     drain,
     exposition,
+    gpus,
     hooks,
     keeper,
     lock,
@@ -93,12 +98,27 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
 )
 
 PACKAGES = {
-    "_gpu": [_gpu, child, driver, facts, look, nvml, pci, smi, start],
+    "_gpu": [
+        _gpu,
+        child,
+        driver,
+        facts,
+        gpu_verdict,
+        kernel_log,
+        look,
+        nvml,
+        pci,
+        smi,
+        start,
+        xid,
+        xid_table,
+    ],
     "_health": [
         _health,
         agent,
         drain,
         exposition,
+        gpus,
         hooks,
         keeper,
         lock,

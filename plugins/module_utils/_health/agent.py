@@ -22,6 +22,7 @@ from .._serving import instance as instances
 from .._serving.instance import Instance
 from .._serving.runtime import Systemd
 from . import settings
+from .gpus import Gpus
 from .hooks import Hooks
 from .keeper import Keeper, Node
 from .lock import Lock
@@ -52,6 +53,7 @@ class Agent:
         self._node = node
         self._lock = Lock(node.state_dir)
         self._hooks = Hooks(chosen.hooks, log)
+        self._gpus = Gpus(self._given_gpus, log)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._damaged: dict[str, str] = {}
         self._began_with = self._last_seen = sources()
@@ -79,7 +81,7 @@ class Agent:
         return found
 
     def _keep(self, instance: Instance) -> None:
-        keeper = Keeper(instance, self.settings, self._node, log, self._hooks.tell, self._lock.acquire)
+        keeper = Keeper(instance, self.settings, self._node, log, self._hooks.tell, self._lock.acquire, self._gpus)
         self.keepers[instance.name] = keeper
         self._tasks[instance.name] = asyncio.get_running_loop().create_task(self._run(keeper))
 
@@ -90,6 +92,17 @@ class Agent:
             except Exception as error:  # one instance's trouble must not end the watch over the others
                 log(instance=keeper.instance.name, event="error", error=f"{type(error).__name__}: {error}")
                 await asyncio.sleep(self.settings.look_seconds)
+
+    def _given_gpus(self) -> dict[str, list[int]]:
+        return {name: keeper.instance.gpus for name, keeper in self.keepers.items() if keeper.instance.gpus}
+
+    async def _watch_gpus(self) -> None:
+        while True:
+            try:
+                await self._gpus.run(self.settings.gpu_look_seconds)
+            except Exception as error:  # no trouble with a driver must end the watch over the instances
+                log(event="error", error=f"GPUs: {type(error).__name__}: {error}")
+                await asyncio.sleep(self.settings.gpu_look_seconds)
 
     def _drop(self, name: str) -> None:
         self._tasks.pop(name).cancel()
@@ -115,7 +128,9 @@ class Agent:
     async def stand_in(self, seconds: float) -> None:
         """Keep the instances for a while, without a port to ask."""
         self.rescan()
+        watch = asyncio.get_running_loop().create_task(self._watch_gpus())
         await asyncio.sleep(seconds)
+        watch.cancel()
         await self.close()
 
     async def _listen(self) -> asyncio.AbstractServer:
@@ -140,6 +155,7 @@ class Agent:
         loop.add_signal_handler(signal.SIGHUP, self.rescan)
         server = await self._listen()
         self.rescan()
+        watch = loop.create_task(self._watch_gpus())
         notify({"READY": "1"})
         while not ended.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
@@ -151,6 +167,7 @@ class Agent:
                 log(event="agent", action="restart", reason="its program or its settings have changed")
                 break
         notify({"STOPPING": "1"})
+        watch.cancel()
         server.close()
         await self.close()
 

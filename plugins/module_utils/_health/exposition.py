@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from .._gpu import verdict as gpu_verdicts
 from .._serving.verdict import STATES
 from . import policy
 from .keeper import PROBE_BUCKETS, Keeper
@@ -55,6 +56,7 @@ PLAIN: tuple[tuple[str, str, str, Callable[[Keeper], float]], ...] = (
 
 def _lines(keepers: list[Keeper]) -> Iterator[str]:
     yield from _family("verdict", "gauge", "1 for what the instance is, 0 for what it is not.", _verdicts(keepers))
+    yield from _family("gpu", "gauge", "1 for what the GPUs of the instance are, 0 for what not.", _gpus(keepers))
     yield from _family("actions_total", "counter", "What was done to the instance.", _actions(keepers))
     for name, kind, documentation, value in PLAIN:
         yield from _family(name, kind, documentation, [(_labels(keeper), value(keeper)) for keeper in keepers])
@@ -66,6 +68,12 @@ def _verdicts(keepers: list[Keeper]) -> Samples:
         present = keeper.status()["state"]
         for state in STATES:
             yield _labels(keeper, verdict=state), state == present
+
+
+def _gpus(keepers: list[Keeper]) -> Samples:
+    for keeper in keepers:
+        for state in gpu_verdicts.STATES if keeper.instance.gpus else ():
+            yield _labels(keeper, state=state), state == keeper.gpu.state
 
 
 def _actions(keepers: list[Keeper]) -> Samples:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, Protocol
 
+from .._gpu.verdict import Verdict as GpuVerdict
 from .._serving import instance as instances
 from .._serving import verdict as verdicts
 from .._serving import watch
@@ -19,6 +20,7 @@ from .._serving.instance import Instance
 from .._serving.runtime import CommandFailed
 from .._serving.verdict import Judge, Verdict
 from . import drain, memory, policy
+from .gpus import OUT, Gpus
 from .settings import Settings
 
 EAGER_SECONDS = 0.25
@@ -64,6 +66,7 @@ class Keeper:
         log: Log,
         tell: Callable[[Mapping[str, Any]], None],
         may_act: Callable[[], bool],
+        gpus: Gpus,
     ) -> None:
         self.instance = instance
         self.verdict = Verdict(verdicts.UNKNOWN, "not looked at so far")
@@ -79,6 +82,7 @@ class Keeper:
         self._log = log
         self._tell = tell
         self._may_act = may_act
+        self._gpus = gpus
         self._drain_dir = node.drain_dir
         self._woken = asyncio.Event()
         self._watcher = watch.Watcher(instance, node.runtime, self._woken.set)
@@ -103,13 +107,20 @@ class Keeper:
         return self._memory.quarantine
 
     @property
+    def gpu(self) -> GpuVerdict:
+        """On the GPUs that it was given."""
+        return self._gpus.of(self.instance.name)
+
+    @property
     def ready(self) -> bool:
-        return self.verdict.serves and not self.draining
+        return self.verdict.serves and not self.draining and self.gpu.state not in OUT
 
     def status(self) -> dict[str, Any]:
         """Everything, for /status."""
-        draining = self.draining
+        draining, gpu = self.draining, self.gpu
         state, evidence = self.verdict.state, self.verdict.evidence
+        if self.verdict.serves and gpu.state in OUT:
+            state, evidence = verdicts.DRAINING, f"its GPUs are {gpu.state}: {gpu.reasons[0]}"
         if draining and self.verdict.serves:
             state = verdicts.DRAINING
         if self.quarantine:
@@ -121,6 +132,7 @@ class Keeper:
             "serves": self.verdict.serves,
             "ready": self.ready,
             "draining": draining,
+            "gpu": {"state": gpu.state, "action": gpu.action, "reasons": list(gpu.reasons)},
             "quarantine": self.quarantine,
             "server": self.verdict.server,
             "state_seconds": round(time.monotonic() - self.since, 1),
@@ -195,7 +207,8 @@ class Keeper:
             )
 
     async def _follow_policy(self, now: float) -> None:
-        decision = policy.decide(self._memory, self.verdict, now, self._settings)
+        hold = self._gpus.hold(self.instance.name)
+        decision = policy.decide(self._memory, self.verdict, now, self._settings, hold)
         self._unsaved |= decision.memory != self._memory
         self._memory = decision.memory
         if decision.action:

@@ -53,8 +53,11 @@ class Decision:
     events: tuple[Event, ...] = ()
 
 
-def decide(memory: Memory, verdict: Verdict, now: float, settings: Settings) -> Decision:
-    """What to do about a verdict, and what to remember of it. Save the memory before the action is taken."""
+def decide(memory: Memory, verdict: Verdict, now: float, settings: Settings, hold: str = "") -> Decision:
+    """What to do about a verdict, and what to remember of it. Save the memory before the action is taken.
+
+    :param hold: Why a restart would do harm or no good, as where a GPU is lost; none is made then.
+    """
     if verdict.state == UNKNOWN or verdict.restarts == UNCOUNTED:
         # Who started a server that nobody has counted cannot be told: taken for an operator's, it would be forgiven.
         return Decision(_follow_service(memory, verdict, now, settings))
@@ -63,7 +66,7 @@ def decide(memory: Memory, verdict: Verdict, now: float, settings: Settings) -> 
     if memory.recovering and verdict.serves and not (memory.acted or memory.quarantine):
         events = (*events, Event(RECOVERED, f"it serves again: {verdict.evidence}"))
         memory = replace(memory, recovering=False)
-    decision = _act(memory, verdict, now, settings, crashed)
+    decision = _act(memory, verdict, now, settings, crashed, hold)
     return replace(decision, events=(*events, *decision.events))
 
 
@@ -159,11 +162,13 @@ def _remember(memory: Memory, count: int, now: float, settings: Settings) -> Mem
 # What to do
 
 
-def _act(memory: Memory, verdict: Verdict, now: float, settings: Settings, crashed: bool) -> Decision:
+def _act(memory: Memory, verdict: Verdict, now: float, settings: Settings, crashed: bool, hold: str) -> Decision:
     if verdict.state == DRAINING:
         return Decision(memory)
     if memory.quarantine:
         return _keep_out(memory, verdict, now, settings)
+    if hold:
+        return Decision(memory, reason=hold)
     if crashed and len(_unproven(memory)) > settings.restart_budget:
         return _quarantine(memory, verdict, now, f"it does not stay up: {verdict.evidence}")
     if verdict.state in (HUNG, FAILED):

@@ -80,7 +80,7 @@ def agent_check(words: list[str], keepers: Mapping[str, Keeper]) -> str:
     # Where nobody is ready, the server's own /health decides.
     if words[1:] == ["open"]:
         return "ready up"
-    return "ready up 100%" if keeper.ready else f"down #{keeper.verdict.state}"
+    return "ready up 100%" if keeper.ready else f"down #{keeper.status()['state']}"
 
 
 def respond(target: str, keepers: Mapping[str, Keeper]) -> Response:

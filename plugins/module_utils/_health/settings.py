@@ -56,6 +56,8 @@ class Settings:
     backoff_max_seconds: float = 300.0
     action_timeout_seconds: float = 150.0
     """An action may take this long to show an effect; longer than a graceful stop."""
+    gpu_look_seconds: float = 10.0
+    """Time between two looks at the GPUs."""
     agent_enabled: bool = True
     agent_address: str = "0.0.0.0"
     agent_port: int = 9410
@@ -181,6 +183,7 @@ def _are_events(value: Any) -> bool:
 _SECONDS = _Word("a number of seconds above 0 and of a year at most", _is_seconds)
 _WORDS = {
     "look_seconds": _SECONDS,
+    "gpu_look_seconds": _SECONDS,
     "hang_grace_seconds": _SECONDS,
     "idle_probe_seconds": _SECONDS,
     "unresponsive_seconds": _SECONDS,

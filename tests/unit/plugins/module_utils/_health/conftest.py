@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.inferops.vllm.plugins.module_utils._health.gpus import Gpus
 from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Keeper, Node
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
@@ -81,7 +82,13 @@ def node(folder: Path, runtime: FakeRuntime) -> Node:
 
 
 @pytest.fixture
-def make_keeper(folder: Path, node: Node, log: Log) -> MakeKeeper:
+def gpus(log: Log) -> Gpus:
+    """Of instances that were given none."""
+    return Gpus(dict, log)
+
+
+@pytest.fixture
+def make_keeper(folder: Path, node: Node, log: Log, gpus: Gpus) -> MakeKeeper:
     """make_keeper(name, tell=, may_act=, **settings) -> a keeper of an instance without a server."""
 
     def make(
@@ -99,6 +106,6 @@ def make_keeper(folder: Path, node: Node, log: Log) -> MakeKeeper:
             config_dir=str(folder / "config"),
             run_dir=str(folder / "run"),
         )
-        return Keeper(instance, Settings(**settings), node, log, tell, may_act)
+        return Keeper(instance, Settings(**settings), node, log, tell, may_act, gpus)
 
     return make

@@ -18,6 +18,7 @@ import pytest
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import keeper as keepers
 from ansible_collections.inferops.vllm.plugins.module_utils._health import memory
+from ansible_collections.inferops.vllm.plugins.module_utils._health.gpus import Gpus
 from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Keeper, Node
 from ansible_collections.inferops.vllm.plugins.module_utils._health.lock import Lock
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
@@ -202,7 +203,7 @@ def server(folder: Path) -> Iterator[Server]:
 def kept(server: Server, node: Node, log: Any, go: Callable[[Keeper], Coroutine[Any, Any, None]]) -> Keeper:
     """The keeper of a simulated server, at work until `go` has ended."""
     limits = Settings(look_seconds=0.2, hang_grace_seconds=1.0, idle_probe_seconds=0.5)
-    keeper = Keeper(server.instance, limits, node, log, lambda _event: None, lambda: True)
+    keeper = Keeper(server.instance, limits, node, log, lambda _event: None, lambda: True, Gpus(dict, log))
 
     async def run() -> None:
         task = asyncio.get_running_loop().create_task(keeper.run())
