@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .facts import Gpu, Node, Process
+from .facts import VERSION_MISMATCH, Driver, Gpu, Node, Process
 
 GPU_MEMORY_UTILIZATION = 0.92
 """What vLLM takes of a GPU where it is not told, from 0.33 on."""
@@ -29,24 +29,32 @@ def memory_share(options: Mapping[str, Any]) -> float | None:
 
 
 def obstacle(node: Node, gpus: Collection[int], share: float) -> str:
-    """Why a server could not start, and what to do; empty where nothing stands in its way.
+    """Why a server could not start, and what to do; empty where nothing stands in its way, or a look failed for itself.
 
     :param gpus: Indices of the instance's GPUs; none where it uses none.
     :param share: Of each GPU's memory, what the server takes, as --gpu-memory-utilization has it.
     """
     if not gpus:
         return ""
-    driver = node.driver
     if node.unresponsive:
         return "the NVIDIA driver does not answer: reboot the node"
-    if driver.mismatch:
-        other = next(version for version in (driver.library, driver.installed) if version not in ("", driver.loaded))
-        return f"the NVIDIA driver was exchanged ({driver.loaded} is loaded, and {other} is installed): reboot the node"
     if not node.source:
-        return f"the GPUs cannot be seen: {node.error}"
+        return _blindness(node)
     found = {gpu.index: gpu for gpu in node.gpus}
     troubles = (_trouble(index, found.get(index), share) for index in gpus)
     return next(filter(None, troubles), "")
+
+
+def _blindness(node: Node) -> str:
+    # A driver that answers serves a start as well, whatever is on the disk for the next boot.
+    if node.driver.mismatch or node.code == VERSION_MISMATCH:
+        return f"the NVIDIA driver was exchanged{_versions(node.driver)}: reboot the node"
+    return "" if node.code is None else f"the GPUs cannot be seen: {node.error}"
+
+
+def _versions(driver: Driver) -> str:
+    others = [version for version in (driver.library, driver.installed) if version not in ("", driver.loaded)]
+    return f" ({driver.loaded} is loaded, and {others[0]} is installed)" if driver.loaded and others else ""
 
 
 def _trouble(index: int, gpu: Gpu | None, share: float) -> str:
@@ -56,7 +64,8 @@ def _trouble(index: int, gpu: Gpu | None, share: float) -> str:
         return f"GPU {index} is lost: reboot the node"
     if gpu.reset_required:
         return f"GPU {index} must be reset before it can be used"
-    if gpu.memory_free_bytes is None or gpu.memory_total_bytes is None:
+    # With MIG a server has a part of it, whose memory is not told here.
+    if gpu.mig_mode or gpu.memory_free_bytes is None or gpu.memory_total_bytes is None:
         return ""
     needed = share * gpu.memory_total_bytes
     if gpu.memory_free_bytes >= needed:

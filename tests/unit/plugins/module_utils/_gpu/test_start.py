@@ -30,11 +30,15 @@ def first(**changes: object) -> Node:
         (first(memory_free_bytes=72 * GIB), ""),
         (first(memory_free_bytes=None), ""),
         (replace(NODE, unresponsive=True), "the NVIDIA driver does not answer: reboot the node"),
+        (replace(NODE, driver=Driver("580.95.05", "580.105.08", "580.95.05")), ""),
         (
-            replace(NODE, driver=Driver("580.95.05", "580.105.08", "580.95.05")),
+            Node(error="mismatch", driver=Driver("580.95.05", "580.105.08", "580.95.05")),
             "the NVIDIA driver was exchanged (580.95.05 is loaded, and 580.105.08 is installed): reboot the node",
         ),
-        (Node(error="driver not loaded"), "the GPUs cannot be seen: driver not loaded"),
+        (Node(error="mismatch", code=18), "the NVIDIA driver was exchanged: reboot the node"),
+        (Node(error="driver not loaded", code=9), "the GPUs cannot be seen: driver not loaded"),
+        (Node(error="the child was killed"), ""),
+        (first(memory_free_bytes=GIB, mig_mode=True), ""),
         (
             replace(NODE, gpus=(NODE.gpus[1],)),
             "GPU 0 is not there: reboot the node, then have its hardware looked at",
