@@ -41,6 +41,8 @@ class Gpus:
 
     def __init__(self, given: Given, log: Log) -> None:
         self.verdict = NodeVerdict()
+        self.error = ""
+        """Why the last look tells nothing; the verdict is then an earlier one."""
         self._given = given
         self._log = log
         self._events: dict[Event, None] = {}
@@ -72,8 +74,9 @@ class Gpus:
         await self._read_log()
         node = await self._ask()
         silent, self._silent = self._silent, node.unresponsive
+        self._note_failure(node)
         # A look that failed says nothing of the GPUs, and a driver may be late once.
-        if (node.unresponsive and not silent) or is_failed(node):
+        if (node.unresponsive and not silent) or says_nothing(node):
             return
         before, given = self.verdict, self._given()
         self.verdict = verdicts.judge(
@@ -98,6 +101,11 @@ class Gpus:
         for event in list(self._events)[:-MOST_EVENTS]:
             del self._events[event]
 
+    def _note_failure(self, node: Node) -> None:
+        before, self.error = self.error, node.error if says_nothing(node) else ""
+        if self.error and self.error != before:
+            self._log(event="gpus", error=self.error)
+
     def _throttled_seconds(self, node: Node) -> dict[str, float]:
         slow = {gpu.uuid for gpu in node.gpus if gpu.uuid and verdicts.is_throttled(gpu)}
         self._throttled = {uuid: self._throttled.get(uuid, node.at) for uuid in slow}
@@ -119,9 +127,9 @@ class Gpus:
                 )
 
 
-def is_failed(node: Node) -> bool:
-    """Whether the look has failed, and not the driver."""
-    return not (node.source or node.unresponsive or node.driver.mismatch) and node.code is None
+def says_nothing(node: Node) -> bool:
+    """Whether the look has failed, and not a GPU: servers that this agent may not look at, say, show by themselves."""
+    return not (node.source or node.unresponsive or node.driver.mismatch or node.code in verdicts.WITHOUT_ANSWER)
 
 
 async def ask(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -14,8 +14,8 @@ from typing import Any, Callable, Protocol
 
 from .._gpu.verdict import Verdict as GpuVerdict
 from .._serving import instance as instances
+from .._serving import process, watch
 from .._serving import verdict as verdicts
-from .._serving import watch
 from .._serving.instance import Instance
 from .._serving.runtime import CommandFailed
 from .._serving.verdict import Judge, Verdict
@@ -88,7 +88,7 @@ class Keeper:
         self._watcher = watch.Watcher(instance, node.runtime, self._woken.set)
         self._judge = Judge(settings.thresholds(instance.start_grace_seconds))
         self._state_path = memory.path_of(instance.name, node.state_dir)
-        self._boot_id = memory.boot_id()
+        self._boot_id = process.boot_id()
         self._memory, warning = memory.load(self._state_path, self._boot_id, time.monotonic())
         self._unsaved = False
         self._save_error: str | None = ""
@@ -132,7 +132,7 @@ class Keeper:
             "serves": self.verdict.serves,
             "ready": self.ready,
             "draining": draining,
-            "gpu": {"state": gpu.state, "action": gpu.action, "reasons": list(gpu.reasons)},
+            "gpu": {"state": gpu.state, "action": gpu.action, "reasons": list(gpu.reasons), "error": self._gpus.error},
             "quarantine": self.quarantine,
             "server": self.verdict.server,
             "state_seconds": round(time.monotonic() - self.since, 1),

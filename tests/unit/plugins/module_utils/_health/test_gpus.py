@@ -39,9 +39,9 @@ class Host:
     async def ask(self, function: Callable[..., Any], *_arguments: Any) -> Any:
         if function is watched.kernel_log.read:
             return self.lines, ""
-        if isinstance(self.node, Exception):
-            raise self.node
-        return self.node.to_json()
+        if isinstance(self.node, Node):
+            return self.node.to_json()
+        raise self.node
 
 
 @pytest.fixture
@@ -106,8 +106,15 @@ def test_word_of_the_kernel_is_remembered(host: Host, gpus: Gpus) -> None:
     assert gpus.of("other").state == "ok"
 
 
-@pytest.mark.parametrize("once", [ChildFailed("it was killed"), Unresponsive("no answer")])
-def test_one_look_that_fails_says_nothing(host: Host, gpus: Gpus, once: Exception) -> None:
+@pytest.mark.parametrize(
+    "once",
+    [
+        ChildFailed("it was killed"),
+        Unresponsive("no answer"),
+        Node(error="no permission", code=4, pci_addresses=("x",)),
+    ],
+)
+def test_look_that_fails_says_nothing(host: Host, gpus: Gpus, once: Node | Exception) -> None:
     host.node = LOST
     asyncio.run(gpus.look())
     host.node = once
