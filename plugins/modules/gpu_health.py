@@ -19,13 +19,8 @@ description:
     or V(unhealthy).
   - What should be there is never learned from the host. Without O(expect) a GPU that is missing is noticed only where
     the PCI bus still shows it.
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There is never a difference.
-    support: none
+extends_documentation_fragment:
+  - inferops.vllm.attributes.info_module
 options:
   expect:
     description: What the host should have. What is not given is not judged.

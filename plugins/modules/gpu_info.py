@@ -17,13 +17,8 @@ description:
   - A driver that does not answer is given O(timeout_seconds) and then left alone, and RV(unresponsive) is true. The
     module never fails because of a GPU or its driver; M(inferops.vllm.gpu_health) judges.
   - Root sees the names of other users' processes, others do not. Nothing else needs privileges.
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There is never a difference.
-    support: none
+extends_documentation_fragment:
+  - inferops.vllm.attributes.info_module
 options:
   timeout_seconds:
     description: Seconds that the driver has for its answer.

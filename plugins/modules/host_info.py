@@ -12,13 +12,8 @@ author: The inferops authors (@inferops)
 description:
   - Tells distribution, free disk space, size of C(/dev/shm), programs behind ports, GPUs and driver of a host at once.
   - Reads files of the host only, runs no program and needs no facts.
-attributes:
-  check_mode:
-    description: Runs in check mode as otherwise.
-    support: full
-  diff_mode:
-    description: There is never a difference.
-    support: none
+extends_documentation_fragment:
+  - inferops.vllm.attributes.info_module
 options:
   paths:
     description: Paths to look at, whether they exist or not.

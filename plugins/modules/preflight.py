@@ -17,13 +17,8 @@ description:
     options the collection does not know there is a warning instead.
   - Words that two groups of equal depth and priority set differently for the host are a problem, as Ansible would take
     one of them without a word.
-attributes:
-  check_mode:
-    description: Runs in check mode as otherwise.
-    support: full
-  diff_mode:
-    description: There is never a difference.
-    support: none
+extends_documentation_fragment:
+  - inferops.vllm.attributes.info_module
 options:
   instances:
     description:

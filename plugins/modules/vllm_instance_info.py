@@ -14,13 +14,8 @@ description:
   - Tells of each instance how it is configured, what its runtime and the node's agent say of it, whether it is drained,
     and what one look at it finds.
   - No secret is told. Options that hold one are left out, and of the environment the names alone are told.
-attributes:
-  check_mode:
-    description: Changes nothing in any mode.
-    support: full
-  diff_mode:
-    description: There is never a difference.
-    support: none
+extends_documentation_fragment:
+  - inferops.vllm.attributes.info_module
 options:
   names:
     description: Instances to tell of; all instances of the node where not set.
