@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Collection
 from typing import Any
 
+from ._gpu import driver
 from ._serving import process
 
 # What a process of an instance shows of itself: its unit, or its configuration file on the command line.
 UNIT = re.compile(r"/vllm@([^/\s]+)\.service")
 CONFIG = re.compile(r"/etc/vllm/instances/([^/\s\0]+)\.yaml")
-DRIVER_VERSION = re.compile(r"\b\d{3,}\.\d+(?:\.\d+)?\b")
 
 
 def look(*, paths: Collection[str], ports: Collection[int], root: str = "/") -> dict[str, Any]:
@@ -30,7 +30,7 @@ def look(*, paths: Collection[str], ports: Collection[int], root: str = "/") -> 
         "is_root": os.geteuid() == 0,
         "listeners": listeners(os.path.join(root, "proc"), ports),
         "gpu_count": gpu_count(root),
-        "driver": driver(root),
+        "driver": driver.loaded(root),
     }
 
 
@@ -90,12 +90,3 @@ def gpu_count(root: str = "/") -> int:
     nodes = [path for path in glob.glob(os.path.join(root, "dev/nvidia*")) if path.rpartition("nvidia")[2].isdigit()]
     # Before the first use after boot the driver may not have made its nodes.
     return len(nodes or glob.glob(os.path.join(root, "proc/driver/nvidia/gpus/*")))
-
-
-def driver(root: str = "/") -> str:
-    """Version of the loaded NVIDIA driver, empty where there is none."""
-    for file in ("sys/module/nvidia/version", "proc/driver/nvidia/version"):
-        found = DRIVER_VERSION.search(_read(os.path.join(root, file)))
-        if found:
-            return found.group()
-    return ""

@@ -72,10 +72,6 @@ def devices(root: str = "/") -> tuple[tuple[str, ...], int]:
     return tuple(sorted(gpus)), nvswitches
 
 
-def boot_id(root: str = "/") -> str:
-    return _read(os.path.join(root, "proc/sys/kernel/random/boot_id")).strip()
-
-
 def _version(text: str) -> str:
     found = VERSION.search(text)
     return found.group() if found else ""

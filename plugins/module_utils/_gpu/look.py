@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from typing import Any
 
+from .._serving import process
 from . import driver, nvml, smi
 from .child import ChildFailed, Unresponsive, call
 from .facts import FUNCTION_NOT_FOUND, LIBRARY_NOT_FOUND, Gpu, Node
@@ -60,7 +62,7 @@ def _with_files(node: Node, root: str) -> Node:
         pci_addresses=addresses,
         nvswitches=nvswitches,
         at=time.monotonic(),
-        boot_id=driver.boot_id(root),
+        boot_id=process.boot_id(os.path.join(root, "proc")),
     )
 
 

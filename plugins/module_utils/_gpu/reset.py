@@ -15,10 +15,10 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from .._serving import files, process
-from . import child, driver, xid
+from . import child, xid
 from .facts import Gpu
 
 DEVICE = "/dev/nvidia"
@@ -31,7 +31,6 @@ LOGGER_SECONDS = 10.0
 
 STATE_DIR = "/var/lib/vllm/gpu"
 VERSION = 1
-LARGEST_BYTES = 64 * 1024
 LARGEST_SECONDS = 1 << 40
 DAY_SECONDS = 24 * 3600
 QUARANTINE_RESETS = 3
@@ -241,7 +240,7 @@ class Moment:
 
 
 def now() -> Moment:
-    return Moment(time.time(), driver.boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME))
+    return Moment(time.time(), process.boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 class Ledger:
@@ -286,11 +285,7 @@ class Ledger:
 
 
 def _load(path: str) -> dict[str, list[Moment]]:
-    with open(path, "rb", opener=_open_at_once) as stream:
-        data = stream.read(LARGEST_BYTES + 1)
-    if len(data) > LARGEST_BYTES:
-        raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")
-    document = json.loads(data.decode("utf-8"), parse_constant=_refuse)
+    document = files.read_json(path)
     if not isinstance(document, dict) or document.keys() != {"version", "resets"}:
         raise ValueError("it is no list of resets")
     if document["version"] != VERSION:
@@ -298,15 +293,6 @@ def _load(path: str) -> dict[str, list[Moment]]:
     if not isinstance(document["resets"], dict):
         raise ValueError("its resets cannot be right")
     return {uuid: _moments(moments) for uuid, moments in document["resets"].items()}
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a named pipe in its place must not make the caller wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _moments(values: Any) -> list[Moment]:

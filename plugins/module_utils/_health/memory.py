@@ -13,14 +13,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NoReturn
+from typing import Any
 
 from .._serving import files
 
 STATE_DIR = "/var/lib/vllm/health"
-BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 VERSION = 1
-LARGEST_BYTES = 64 * 1024
 LARGEST_COUNT = 1 << 32
 
 
@@ -53,12 +51,6 @@ class Memory:
     """Why the instance is left stopped; empty where it is not."""
 
 
-def boot_id(path: str = BOOT_ID_PATH) -> str:
-    """Tells one boot of this host from another."""
-    with open(path, encoding="ascii") as stream:
-        return stream.read().strip()
-
-
 def path_of(name: str, state_dir: str = STATE_DIR) -> str:
     return os.path.join(state_dir, f"{name}.json")
 
@@ -66,11 +58,7 @@ def path_of(name: str, state_dir: str = STATE_DIR) -> str:
 def load(path: str, boot: str, now: float) -> tuple[Memory, str]:
     """The memory in a file and "", or a fresh one and why; never raises. No file is no reason for a word."""
     try:
-        with open(path, "rb", opener=_open_at_once) as stream:
-            data = stream.read(LARGEST_BYTES + 1)
-        if len(data) > LARGEST_BYTES:
-            raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")
-        return _parse(data, boot, now), ""
+        return _parse(files.read_json(path), boot, now), ""
     except FileNotFoundError:
         return Memory(), ""
     except (OSError, ValueError, RecursionError) as error:
@@ -84,13 +72,7 @@ def save(path: str, boot: str, memory: Memory) -> None:
     files.replace(path, content + "\n", 0o600)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file; a named pipe in its place must not make the caller wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _parse(data: bytes, boot: str, now: float) -> Memory:
-    document = json.loads(data.decode("utf-8"), parse_constant=_refuse)
+def _parse(document: Any, boot: str, now: float) -> Memory:
     if not isinstance(document, dict) or document.keys() != {"version", "boot", "memory"}:
         raise ValueError("it is no saved memory")
     if document["version"] != VERSION:
@@ -98,10 +80,6 @@ def _parse(data: bytes, boot: str, now: float) -> Memory:
     if document["boot"] != boot:
         raise ValueError("it is of another boot")
     return from_json(document["memory"], now)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def from_json(values: Any, now: float) -> Memory:

@@ -111,6 +111,15 @@ def stat(pid: int, proc: str = "/proc") -> Stat | None:
     return Stat(head.partition("(")[2], fields[0], int(fields[19]), cpu_ticks / TICKS_PER_SECOND)
 
 
+def boot_id(proc: str = "/proc") -> str:
+    """Tells one boot of this host from another; empty where the kernel does not tell."""
+    try:
+        with open(f"{proc}/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
 def age_seconds(start_ticks: int) -> float:
     """Seconds since a process was started."""
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / TICKS_PER_SECOND)

@@ -30,6 +30,8 @@ HERE = Path(__file__).parent
 PROGRAMS = ("nvidia-smi", "journalctl", "modinfo")
 DRIVER = "580.159.04"
 """Of a scenario that names none."""
+REAL_XML = HERE / "nvidia_smi_h100x2.xml"
+"""What `nvidia-smi -q -x` printed on a machine with two H100, with other identifiers."""
 
 
 class Scenario(configparser.ConfigParser):

@@ -1,11 +1,7 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fake NVML library answers the real pynvml as the real one does, and the fake nvidia-smi prints as the real one.
-
-nvidia_smi_h100x2.xml beside this file is what `nvidia-smi -q -x` printed on a machine with two H100; its identifiers
-are zeroed.
-"""
+"""The fake NVML library answers the real pynvml as the real one does, and the fake nvidia-smi prints like the real."""
 
 from __future__ import annotations
 
@@ -26,7 +22,6 @@ import pytest
 
 from doubles.nvml import fake
 
-REAL_XML = Path(__file__).with_name("nvidia_smi_h100x2.xml")
 SCENARIOS = sorted(path.stem for path in (fake.HERE / "scenarios").iterdir())
 MIB = 1 << 20
 
@@ -467,7 +462,7 @@ class TestXml:
     @pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.startswith("driver_") and name != "hang"])
     def test_every_element_exists_in_the_real_one(self, node: Callable[..., Node], name: str) -> None:
         # In the real one nothing ran and nothing was wrong; these two are in its document type definition.
-        real = {path for path, _text in paths(ET.parse(REAL_XML).getroot())} | {"/nvidia_smi_log/error_string"}
+        real = {path for path, _text in paths(ET.parse(fake.REAL_XML).getroot())} | {"/nvidia_smi_log/error_string"}
         process = "/nvidia_smi_log/gpu/processes/process_info"
         parts = ("gpu_instance_id", "compute_instance_id", "pid", "type", "process_name", "used_memory")
         real |= {process, *(f"{process}/{part}" for part in parts)}
@@ -480,7 +475,7 @@ class TestXml:
     def test_values_are_those_of_the_real_one(self, node: Callable[..., Node]) -> None:
         ours, real = (
             [list(paths(gpu)) for gpu in log.findall("gpu")]
-            for log in (node("healthy_2").xml(), ET.parse(REAL_XML).getroot())
+            for log in (node("healthy_2").xml(), ET.parse(fake.REAL_XML).getroot())
         )
         for our_gpu, real_gpu in zip(ours, real, strict=True):
             kept, expected = (
@@ -490,7 +485,7 @@ class TestXml:
 
     def test_head(self, node: Callable[..., Node]) -> None:
         told = node("healthy_2").smi("-q", "-x")
-        real = REAL_XML.read_text().splitlines()
+        real = fake.REAL_XML.read_text().splitlines()
         ours = told.stdout.splitlines()
         assert ours[:3] == real[:3]
         assert ours[4:8] == real[4:8]

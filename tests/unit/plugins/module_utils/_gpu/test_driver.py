@@ -43,7 +43,6 @@ def test_bare_host(tmp_path: Path) -> None:
     root = str(tmp_path)
     assert driver.versions(root) == Driver()
     assert driver.devices(root) == ((), 0)
-    assert driver.boot_id(root) == ""
 
 
 @pytest.mark.parametrize(
@@ -148,9 +147,3 @@ def test_devices(tmp_path: Path) -> None:
     (pci_device(tmp_path, "0000:b3:00.4", "0x030200") / "physfn").symlink_to("../0000:b3:00.0")
     (tmp_path / "sys/bus/pci/devices/0000:04:00.0").mkdir()
     assert driver.devices(str(tmp_path)) == (("0000:19:00", "0000:b3:00", "10000:01:00"), 4)
-
-
-def test_boot_id(tmp_path: Path) -> None:
-    write(tmp_path, "proc/sys/kernel/random/boot_id", "5eed0000-1111-4222-8333-444455556666\n")
-    assert driver.boot_id(str(tmp_path)) == "5eed0000-1111-4222-8333-444455556666"
-    assert len(driver.boot_id()) == 36

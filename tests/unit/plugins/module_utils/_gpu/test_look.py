@@ -14,15 +14,16 @@ from typing import Any, NoReturn
 
 import pytest
 
-from ansible_collections.inferops.vllm.plugins.module_utils._gpu import child, driver, nvml
+from ansible_collections.inferops.vllm.plugins.module_utils._gpu import child, nvml
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.facts import Driver, Gpu, Node
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.look import look, read, unanswered
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import process
+from doubles.nvml import fake
 
 # Test runners have threads of their own.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 LONG_SECONDS = 60.0
-H100X2 = Path(__file__).parent / "files" / "nvidia_smi_h100x2.xml"
 BOOT_ID = "5eed0000-1111-4222-8333-444455556666"
 ANSWER = Node(
     source="nvml",
@@ -121,7 +122,7 @@ def test_nvidia_smi_would_fail_too(
 
 def test_module_is_missing(monkeypatch: pytest.MonkeyPatch, programs: Path, root: str) -> None:
     fails(monkeypatch, no_module)
-    install(programs, "nvidia-smi", f"/bin/cat {H100X2}")
+    install(programs, "nvidia-smi", f"/bin/cat {fake.REAL_XML}")
     node = look(LONG_SECONDS, root)
     assert (node.source, node.error, node.code) == ("nvidia-smi", "", None)
     assert node.fallback == "pynvml cannot be imported: No module named 'pynvml'"
@@ -137,7 +138,7 @@ def test_library_cannot_be_asked(
     monkeypatch: pytest.MonkeyPatch, programs: Path, root: str, error: str, code: int | None
 ) -> None:
     answers(monkeypatch, Node(error=error, code=code))
-    install(programs, "nvidia-smi", f"/bin/cat {H100X2}")
+    install(programs, "nvidia-smi", f"/bin/cat {fake.REAL_XML}")
     node = look(LONG_SECONDS, root)
     assert (node.source, node.fallback, node.error, node.code) == ("nvidia-smi", error, "", None)
 
@@ -259,5 +260,5 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch, root: str) -> None:
 def test_here() -> None:
     """Whatever is here, it is told and not raised."""
     node = look(LONG_SECONDS)
-    assert node.boot_id == driver.boot_id()
+    assert node.boot_id == process.boot_id()
     assert node.source or node.error

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu import child, smi
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.facts import Driver, Gpu, Node, Process
+from doubles.nvml import fake
 
 # Test runners have threads of their own.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
-WHOLE = (Path(__file__).parent / "files" / "nvidia_smi_h100x2.xml").read_text(encoding="utf-8")
+WHOLE = fake.REAL_XML.read_text(encoding="utf-8")
 H100X2 = re.sub("<supported_clocks>.*?</supported_clocks>", "", WHOLE, flags=re.DOTALL)
 """Without three quarters of it, a list that nobody here reads."""
 MIB = 1024 * 1024

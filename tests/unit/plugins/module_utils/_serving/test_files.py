@@ -43,3 +43,31 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         files.replace(str(path), "newer")
     assert (other.read_text(), path.read_text()) == ("other", "new")
+
+
+def test_json_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text('{"ä": [1.5, null]}')
+    assert files.read_json(str(path)) == {"ä": [1.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "Expecting"),
+        (b"\xff", "decode"),
+        (b"NaN", "NaN is no JSON"),
+        (b" " * (files.LARGEST_BYTES + 1), "it is larger than 65536 bytes"),
+    ],
+)
+def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        files.read_json(str(path))
+
+
+def test_nobody_waits_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="Expecting"):
+        files.read_json(str(tmp_path / "pipe"))

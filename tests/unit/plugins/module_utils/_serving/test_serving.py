@@ -257,3 +257,8 @@ def test_control_group_that_cannot_be_read_has_the_process_alone(monkeypatch):
     monkeypatch.setattr(process, "CONTROL_GROUPS", ["/nowhere"])
     assert control_group(os.getpid()) == [os.getpid()]
     assert control_group(1 << 30) == [1 << 30]
+
+
+def test_boot_id(tmp_path: Path) -> None:
+    assert len(process.boot_id()) == 36
+    assert process.boot_id(str(tmp_path)) == ""
