@@ -21,62 +21,8 @@ description:
     the PCI bus still shows it.
 extends_documentation_fragment:
   - inferops.vllm.attributes.info_module
+  - inferops.vllm.gpu
 options:
-  expect:
-    description: What the host should have. What is not given is not judged.
-    type: dict
-    default: {}
-    suboptions:
-      count:
-        description: Number of GPUs.
-        type: int
-      name:
-        description: Part of the model's name, such as V(H100).
-        type: str
-      memory_total_bytes:
-        description: Memory of each GPU, at least.
-        type: int
-      ecc_mode:
-        description: Whether ECC is on.
-        type: bool
-      nvlinks_active:
-        description: Active NVLinks of each GPU, at least.
-        type: int
-      pcie_width:
-        description: PCIe lanes of each GPU, at least.
-        type: int
-      driver:
-        description: Version of the driver, at least.
-        type: str
-  limits:
-    description: What is still normal.
-    type: dict
-    default: {}
-    suboptions:
-      idle_memory_bytes:
-        description: Memory in use while no process is seen to hold the GPU.
-        type: int
-        default: 1073741824
-      temperature_margin_celsius:
-        description: How close to the temperature at which it slows down a GPU may come.
-        type: int
-        default: 2
-      ecc_corrected:
-        description: Corrected memory errors since the last reset.
-        type: int
-        default: 50000000
-      rows_remapped_uncorrected:
-        description: Rows of memory that were remapped for uncorrectable errors, ever.
-        type: int
-        default: 512
-      pages_retired:
-        description: Pages of memory that were retired, ever; of GPUs before Ampere.
-        type: int
-        default: 63
-      recent_seconds:
-        description: For how long an XID counts that calls for nothing but attention.
-        type: float
-        default: 3600
   instances:
     description: Indices of the GPUs of each instance, by its name. An empty list means all GPUs.
     type: dict
@@ -86,10 +32,6 @@ options:
     type: str
     choices: [degraded, drain, unhealthy, never]
     default: unhealthy
-  timeout_seconds:
-    description: Seconds that the driver has for its answer.
-    type: int
-    default: 10
 notes:
   - Reading the kernel log needs root, or where it is restricted the capability for it. Where it cannot be read,
     RV(log_error) says so, and XIDs are not judged.
@@ -176,6 +118,7 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.inferops.vllm.plugins.module_utils._gpu.arguments import ARGUMENTS
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.survey import survey
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.verdict import (
     STATES,
@@ -186,23 +129,6 @@ from ansible_collections.inferops.vllm.plugins.module_utils._gpu.verdict import 
 )
 
 NEVER = "never"
-EXPECT = {
-    "count": {"type": "int"},
-    "name": {"type": "str"},
-    "memory_total_bytes": {"type": "int"},
-    "ecc_mode": {"type": "bool"},
-    "nvlinks_active": {"type": "int"},
-    "pcie_width": {"type": "int"},
-    "driver": {"type": "str"},
-}
-LIMITS = {
-    "idle_memory_bytes": {"type": "int", "default": Limits.idle_memory_bytes},
-    "temperature_margin_celsius": {"type": "int", "default": Limits.temperature_margin_celsius},
-    "ecc_corrected": {"type": "int", "default": Limits.ecc_corrected},
-    "rows_remapped_uncorrected": {"type": "int", "default": Limits.rows_remapped_uncorrected},
-    "pages_retired": {"type": "int", "default": Limits.pages_retired},
-    "recent_seconds": {"type": "float", "default": Limits.recent_seconds},
-}
 
 
 def indices(module: AnsibleModule, instances: dict) -> dict[str, list[int]]:
@@ -219,11 +145,9 @@ def is_failure(verdict: NodeVerdict, fail_on: str) -> bool:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "expect": {"type": "dict", "default": {}, "options": EXPECT},
-            "limits": {"type": "dict", "default": {}, "options": LIMITS},
+            **ARGUMENTS,
             "instances": {"type": "dict", "default": {}},
             "fail_on": {"type": "str", "default": "unhealthy", "choices": [*STATES[1:], NEVER]},
-            "timeout_seconds": {"type": "int", "default": 10},
         },
         supports_check_mode=True,
     )
