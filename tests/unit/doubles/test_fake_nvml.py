@@ -455,7 +455,7 @@ def paths(element: ET.Element, above: str = "") -> Iterator[tuple[str, str]]:
 class TestXml:
     # Values that no scenario knows, or that differ from look to look.
     FREE = (
-        "accounting|supported_clocks|timestamp|tx_util|rx_util|serial|uuid|board_id|module_id|"
+        "accounting|supported_clocks|timestamp|tx_util|rx_util|serial|uuid|clusterUuid|pdi|board_id|module_id|"
         "gpu_power_readings/instant_power_draw|gpu_memory_power_readings"
     )
 
