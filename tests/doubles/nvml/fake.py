@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The GPUs of a node that has none: a fake NVML library, nvidia-smi, journalctl and modinfo, and what they are told.
+"""The GPUs of a node that has none: fake NVML and CUDA libraries, nvidia-smi, journalctl, modinfo, what they are told.
 
     folder = fake.build(tmp_path / "fake")
     scenario = fake.scenario("healthy_8", tmp_path)
@@ -11,7 +11,7 @@
 
 The loader reads LD_LIBRARY_PATH when a process starts: what looks at GPUs has to be a process of its own.
 
-A node without the driver's library, where pynvml raises NVMLError_LibraryNotFound and nvidia-smi exits with 12: leave
+A node without the driver's libraries, where pynvml raises NVMLError_LibraryNotFound and nvidia-smi exits with 12: leave
 LD_LIBRARY_PATH out of the environment. A node without nvidia-smi: leave PATH out.
 """
 
@@ -59,16 +59,16 @@ class Scenario(configparser.ConfigParser):
 
 
 def build(folder: Path, python: str = sys.executable) -> Path:
-    """Put the library into lib/ and the programs into bin/ of the folder, unless they are there and up to date."""
-    sources = [HERE / name for name in ("fake_nvml.c", "gpu.xml", *PROGRAMS)]
+    """Put the libraries into lib/ and the programs into bin/ of the folder, unless they are there and up to date."""
+    sources = [HERE / name for name in ("fake_nvml.c", "fake_cuda.c", "gpu.xml", *PROGRAMS)]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources) + python.encode()).hexdigest()
     stamp = folder / "digest"
     if stamp.exists() and stamp.read_text() == digest:
         return folder
     for name in ("lib", "bin"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    library = folder / "lib" / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, HERE / "fake_nvml.c"], check=True)
+    _compile("fake_nvml.c", folder / "lib" / "libnvidia-ml.so.1")
+    _compile("fake_cuda.c", folder / "lib" / "libcuda.so.1", f"-L{folder / 'lib'}", "-l:libnvidia-ml.so.1")
     shutil.copy(HERE / "gpu.xml", folder / "bin")
     for name in PROGRAMS:
         text = (HERE / name).read_text()
@@ -77,6 +77,10 @@ def build(folder: Path, python: str = sys.executable) -> Path:
         program.chmod(0o755)
     stamp.write_text(digest)
     return folder
+
+
+def _compile(source: str, library: Path, *linked: str) -> None:
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, HERE / source, *linked], check=True)
 
 
 def scenario(name: str, folder: Path) -> Path:

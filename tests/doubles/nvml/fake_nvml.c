@@ -24,7 +24,7 @@
  *     nvmlDeviceGetTemperature = error 3
  *     [gpu1]
  *     handle = error 15            ; the three calls that find a GPU
- *     calls = hang 60              ; every other call on it
+ *     calls = hang 60              ; every other call on it, but those of CUDA: see fake_cuda.c
  *     remap_pending = 1            ; any key of the table `facts` below; its value, too, may be an error or a hang
  *     processes = 4242:VLLM::EngineCor:78000, 4243:python:-      ; pid:name:MiB, "-" where the driver does not know
  *
@@ -326,7 +326,9 @@ static const char *unversioned(const char *call)
 /* Do what the scenario tells this call to do, on this GPU or in the system. */
 static Return told(int gpu, const char *call)
 {
-    const char *group = strncmp(call, "nvmlDeviceGetHandle", strlen("nvmlDeviceGetHandle")) ? "calls" : "handle";
+    const char *group = !strncmp(call, "cu", strlen("cu"))                                   ? "cuda_calls"
+                      : !strncmp(call, "nvmlDeviceGetHandle", strlen("nvmlDeviceGetHandle")) ? "handle"
+                                                                                             : "calls";
     const char *names[] = {call, unversioned(call), gpu == SYSTEM ? NULL : group};
     const char *sections[] = {gpu == SYSTEM ? NULL : section_of(gpu), gpu == SYSTEM ? NULL : "gpu", "system"};
     for (int s = 0; s < 3; s++)
@@ -1052,8 +1054,8 @@ Return nvmlDeviceGetFieldValues(const struct device *device, int count, struct f
 }
 
 
-/* For the fake nvidia-smi, which asks this library as the real one does: a value of a GPU or of the system (-1), or
-   "error CODE" where the call that it comes by fails. */
+/* For the fake nvidia-smi, which asks this library as the real one does, and the fake libcuda.so.1: a value of a GPU or
+   of the system (-1), or "error CODE" where the call that it comes by fails. */
 const char *fakeValue(int gpu, const char *key)
 {
     static _Thread_local char value[4096];

@@ -1,7 +1,8 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fake NVML library answers the real pynvml as the real one does, and the fake nvidia-smi prints like the real."""
+"""The fake NVML library answers the real pynvml as the real one does, the fake nvidia-smi prints like the real, and the
+fake CUDA library meets what is wrong with a program as a GPU does."""
 
 from __future__ import annotations
 
@@ -705,6 +706,135 @@ class TestReset:
         assert node("lost").smi("--gpu-reset", "-i", "00000000:61:00.0").returncode == 6
 
 
+CUDA = """
+import os
+from ctypes import c_size_t, c_uint32, c_uint64, c_void_p
+from ansible_collections.inferops.vllm.plugins.module_utils._gpu import kernels
+from ansible_collections.inferops.vllm.plugins.module_utils._gpu.cuda import Cuda, CudaError, Device, Stopwatch
+cuda = Cuda()
+first, second = Device(cuda, "0000:00:07"), Device(cuda, "0000:00:06")
+first.use()
+fill, check = first.functions(kernels.source(), "fill", "check")
+errors, memory = first.allocate(4), first.allocate(4 << 20)
+first.clear(errors)
+
+def launch(function, start, words, seed, *more):
+    first.launch(function, 4, 64, c_uint64(start), c_uint64(words), c_uint32(seed), *more)
+
+try:
+{lines}
+except CudaError as error:
+    print(error)
+"""
+
+
+class TestCuda:
+    """Through the calls of the collection."""
+
+    @staticmethod
+    def run(machine: Node, *lines: str) -> list[str]:
+        machine.environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        program = CUDA.replace("{lines}", "\n".join(f"    {line}" for line in lines))
+        told = machine.run(sys.executable, "-c", program)
+        assert (told.returncode, told.stderr) == (0, "")
+        return told.stdout.splitlines()
+
+    @pytest.mark.parametrize(
+        ("fills", "found"),
+        [
+            ([], 1 << 20),
+            (["launch(fill, memory.value, 1 << 20, 7)"], 0),
+            (["launch(fill, memory.value, 1 << 20, 8)"], 1 << 20),
+            (["launch(fill, memory.value, 1 << 19, 7)"], 1 << 20),
+            (["launch(fill, memory.value, 1 << 20, 7)", "first.clear(memory)"], 1 << 20),
+        ],
+    )
+    def test_memory_holds_what_was_written(self, node: Callable[..., Node], fills: list[str], found: int) -> None:
+        checked = ["launch(check, memory.value, 1 << 20, 7, errors)", "print(first.word(errors))"]
+        assert self.run(node("healthy_2"), *fills, *checked) == [str(found)]
+
+    def test_stuck_bits_show_with_one_of_two_seeds(self, node: Callable[..., Node]) -> None:
+        machine = node("healthy_2")
+        machine.edit("gpu1", memory_errors=3)
+        lines = []
+        for seed in (6, 7):
+            lines += [
+                f"launch(fill, memory.value, 1 << 20, {seed})",
+                f"launch(check, memory.value, 1 << 20, {seed}, errors)",
+                "print(first.word(errors))",
+                "first.clear(errors)",
+            ]
+        assert self.run(machine, *lines) == ["3", "0"]
+
+    @pytest.mark.parametrize("words", ["(1 << 20) + 1", "1 << 62"])
+    def test_program_that_leaves_its_memory(self, node: Callable[..., Node], words: str) -> None:
+        """The launch succeeds, and nothing after it."""
+        launched = [f"launch(fill, memory.value, {words}, 7)", "print('launched')"]
+        assert self.run(node("healthy_2"), *launched, "first.word(errors)") == [
+            "launched",
+            "cuMemcpyDtoH_v2: an illegal memory access was encountered",
+        ]
+
+    @pytest.mark.parametrize(
+        ("line", "error"),
+        [
+            ("first.functions(kernels.source(), 'divide')", "cuModuleGetFunction: named symbol not found"),
+            ("first.functions('nonsense', 'fill')", "cuModuleLoadData: device kernel image is invalid"),
+            ("first.launch(fill, 1, 2048, memory)", "cuLaunchKernel: invalid argument"),
+            ("first.allocate(200 << 30)", "cuMemAlloc_v2: out of memory"),
+            ("first.allocate(0)", "cuMemAlloc_v2: invalid argument"),
+            ("second.use(); first.word(errors)", "cuMemcpyDtoH_v2: invalid argument"),
+            ("cuda.cuCtxSetCurrent(c_void_p(0))", "cuCtxSetCurrent: invalid device context"),
+            (
+                "cuda.cuMemcpyDtoDAsync_v2(memory, memory, c_size_t((4 << 20) + 1), c_void_p())",
+                "cuMemcpyDtoDAsync_v2: invalid argument",
+            ),
+            ("first.attribute(1)", "cuDeviceGetAttribute: invalid argument"),
+            ("watch = Stopwatch(first); watch.__exit__()", "cuEventElapsedTime: invalid resource handle"),
+            (
+                "watch = Stopwatch(second); watch.__enter__(); second.use(); watch.__exit__()",
+                "cuEventRecord: invalid resource handle",
+            ),
+            (
+                "for _twice in 'ab': cuda.cuCtxEnablePeerAccess(second.context, 0)",
+                "cuCtxEnablePeerAccess: peer access is already enabled",
+            ),
+            (
+                "cuda.cuCtxEnablePeerAccess(first.context, 0)",
+                "cuCtxEnablePeerAccess: peer access is not supported between these two devices",
+            ),
+        ],
+    )
+    def test_wrong_call(self, node: Callable[..., Node], line: str, error: str) -> None:
+        assert self.run(node("healthy_2"), line) == [error]
+
+    def test_memory_that_was_taken(self, node: Callable[..., Node]) -> None:
+        machine = node("healthy_2")
+        machine.edit("gpu1", cuda_free_mib=12)
+        free = "print(first.free_bytes())"
+        assert self.run(machine, free, "first.allocate(1 << 20)", free, "first.allocate(8 << 20)") == [
+            str((8 << 20) - 4),
+            str((7 << 20) - 4),
+            "cuMemAlloc_v2: out of memory",
+        ]
+
+    def test_child_of_who_has_begun(self, node: Callable[..., Node]) -> None:
+        lines = ["if os.fork(): os.wait()", "else: first.word(errors)"]
+        assert self.run(node("healthy_2"), *lines) == ["cuMemcpyDtoH_v2: initialization error"]
+
+    def test_copy_to_a_peer_goes_through_the_host_until_it_may_be_reached(self, node: Callable[..., Node]) -> None:
+        machine = node("healthy_2")
+        machine.edit("gpu1", cuda_host_gbps=4, cuda_peer_gbps=8)
+        copy = [
+            "with Stopwatch(first) as watch:",
+            "    cuda.cuMemcpyPeerAsync(theirs, second.context, memory, first.context, c_size_t(4000000), c_void_p())",
+            "print(round(watch.seconds, 6))",
+        ]
+        prepared = ["second.use(); theirs = second.allocate(4 << 20); first.use()"]
+        enabled = ["cuda.cuCtxEnablePeerAccess(second.context, 0)"]
+        assert self.run(machine, *prepared, *copy, *enabled, *copy) == ["0.001", "0.0005"]
+
+
 class TestKernelLog:
     @staticmethod
     def entries(machine: Node) -> list[dict[str, str]]:
@@ -744,9 +874,10 @@ class TestKernelLog:
 
 
 class TestHarness:
-    def test_compiles_without_warnings(self) -> None:
+    @pytest.mark.parametrize("source", ["fake_nvml.c", "fake_cuda.c"])
+    def test_compiles_without_warnings(self, source: str) -> None:
         compiler = ["gcc", "-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow"]
-        told = subprocess.run([*compiler, fake.HERE / "fake_nvml.c"], capture_output=True, text=True, check=True)
+        told = subprocess.run([*compiler, fake.HERE / source], capture_output=True, text=True, check=True)
         assert told.stderr == ""
 
     def test_builds_once(self, folder: Path) -> None:
