@@ -10,6 +10,7 @@ from typing import Any
 
 LIBRARY = "libcuda.so.1"
 MULTIPROCESSORS = 16
+INTEGRATED = 18
 CAPABILITY_MAJOR = 75
 CAPABILITY_MINOR = 76
 """Numbers of attributes of a device."""

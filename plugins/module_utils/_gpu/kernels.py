@@ -31,15 +31,15 @@ _INDEX = """
 
 _PATTERN = """
     cvt.u32.u64 %r6, %rd3;
-    xor.b32 %r6, %r6, %r1;
     mul.lo.u32 %r6, %r6, 2654435761;
     shr.u64 %rd6, %rd3, 32;
     cvt.u32.u64 %r7, %rd6;
     mul.lo.u32 %r7, %r7, 2246822519;
     xor.b32 %r6, %r6, %r7;
+    xor.b32 %r6, %r6, %r1;
     shl.b64 %rd6, %rd3, 2;
     add.u64 %rd6, %rd6, %rd1;"""
-"""%r6 is what word %rd3 holds, %rd6 where it is."""
+"""%r6 is what word %rd3 holds, %rd6 where it is. With the complement of a seed, all words are complements."""
 
 
 def source() -> str:

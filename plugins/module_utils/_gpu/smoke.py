@@ -9,13 +9,23 @@ Needs the driver's library and nothing else, so that a host can be tried before 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import kernels
 from .child import ChildFailed, Unresponsive, call
-from .cuda import CAPABILITY_MAJOR, CAPABILITY_MINOR, MULTIPROCESSORS, Cuda, CudaError, Device, Stopwatch
+from .cuda import (
+    CAPABILITY_MAJOR,
+    CAPABILITY_MINOR,
+    INTEGRATED,
+    MULTIPROCESSORS,
+    Cuda,
+    CudaError,
+    Device,
+    Stopwatch,
+)
 
 SPARED_BYTES = 256 << 20
 """Of the free memory, for what the driver itself needs meanwhile."""
@@ -67,22 +77,24 @@ def test(index: int, pci_address: str, next_address: str, deadline_seconds: floa
 
 def measure(pci_address: str, next_address: str) -> dict[str, Any]:
     """What a child answers: the members of a SmokeTest."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # may hide the GPU
+    os.environ["CUDA_CACHE_DISABLE"] = "1"  # writes to the home of the user
     device = Device(Cuda(), pci_address)
-    errors = device.allocate(4)
-    device.clear(errors)
-    return {
-        **_compute(device, errors),
-        **_hosts_copies(device),
-        **_peers_copies(device, next_address),
-        **_memory(device, errors),
-    }
-
-
-def _compute(device: Device, errors: ctypes.c_uint64) -> dict[str, Any]:
     capability = (device.attribute(CAPABILITY_MAJOR), device.attribute(CAPABILITY_MINOR))
     if capability < kernels.CAPABILITY:
         raise CudaError(f"a GPU of compute capability {capability[0]}.{capability[1]} has no bfloat16 to try")
-    (multiply,) = device.functions(kernels.source(), "multiply")
+    fill, check, multiply = device.functions(kernels.source(), "fill", "check", "multiply")
+    errors = device.allocate(4)
+    device.clear(errors)
+    return {
+        **_compute(device, multiply, errors),
+        **_hosts_copies(device),
+        **_peers_copies(device, next_address),
+        **_memory(device, fill, check, errors),
+    }
+
+
+def _compute(device: Device, multiply: ctypes.c_void_p, errors: ctypes.c_uint64) -> dict[str, Any]:
     blocks = device.attribute(MULTIPROCESSORS) * BLOCKS_PER_MULTIPROCESSOR
     # The first run raises the clocks.
     for _run in range(2):
@@ -95,10 +107,12 @@ def _compute(device: Device, errors: ctypes.c_uint64) -> dict[str, Any]:
     return {"compute_errors": found, "compute_tflops": round(flops / watch.seconds / 1e12, 1)}
 
 
-def _memory(device: Device, errors: ctypes.c_uint64) -> dict[str, Any]:
+def _memory(device: Device, fill: ctypes.c_void_p, check: ctypes.c_void_p, errors: ctypes.c_uint64) -> dict[str, Any]:
     """Last of all: it takes what is free."""
-    fill, check = device.functions(kernels.source(), "fill", "check")
-    size = max(0, device.free_bytes() - SPARED_BYTES) & ~0xFFF
+    free = device.free_bytes()
+    # The host's own memory is not to be used up.
+    spared = free // 2 if device.attribute(INTEGRATED) else SPARED_BYTES
+    size = max(0, free - spared) & ~0xFFF
     if not size:
         raise CudaError("no memory is free")
     start, words = device.allocate(size), ctypes.c_uint64(size // 4)
@@ -132,9 +146,13 @@ def _hosts_copies(device: Device) -> dict[str, Any]:
 def _peers_copies(device: Device, next_address: str) -> dict[str, Any]:
     if not next_address:
         return {}
-    peer = Device(device.cuda, next_address)
-    theirs = peer.allocate(PEER_BYTES)
-    device.use()
+    try:
+        peer = Device(device.cuda, next_address)
+        theirs = peer.allocate(PEER_BYTES)
+    except CudaError:
+        return {}  # its own test tells
+    finally:
+        device.use()
     reachable = ctypes.c_int()
     device.cuda.cuDeviceCanAccessPeer(ctypes.byref(reachable), device.number, peer.number)
     if not reachable.value:
