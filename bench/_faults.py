@@ -28,6 +28,7 @@ from bench._node import (
     Node,
     wait,
 )
+from tests.doubles.nvml import node as fake_gpus
 
 HOLD_SECONDS = 20
 PATIENCE_SECONDS = 300
@@ -87,9 +88,12 @@ class Fault:
     """What systemd says of this unit is a reaction."""
     own_starts: int = 0
     """Server processes that are part of the fault."""
+    gpu_look: bool = False
+    """Whether two looks at the GPUs are what it may take to detect it."""
 
 
 FAULTS: dict[str, Fault] = {}
+GPU_FAULT: dict[str, Any] = {"new_server": False, "gpu_look": True}
 
 
 def fault(name: str, what: str, **properties: Any) -> Callable[[Inject], Inject]:
@@ -314,6 +318,29 @@ def clock_back(fleet: Fleet) -> Iterator[Injection]:
     finally:
         node.succeeds("rm", "-rf", dropin.rpartition("/")[0], clock)
         restart_agent(node)
+
+
+@fault("gpu-lost", f"GPU of the node lost (fake driver), well again after {HOLD_SECONDS} s", **GPU_FAULT)
+def gpu_lost(fleet: Fleet) -> Iterator[Injection]:
+    yield from unwell(fleet.victim, handle="error 15")
+
+
+@fault("gpu-drain", f"driver asks to drain the GPU (fake driver), well again after {HOLD_SECONDS} s", **GPU_FAULT)
+def gpu_drain(fleet: Fleet) -> Iterator[Injection]:
+    yield from unwell(fleet.victim, recovery_action="4")
+
+
+def unwell(node: Node, **told: str) -> Iterator[Injection]:
+    with fake_gpus.installed(node.container, INSTANCE) as gpus:
+        wait(f"{node.name} is ready", PATIENCE_SECONDS, node.ready)
+        at = time.monotonic()
+        gpus.tell(**told)
+        wait(f"{node.name} is out", PATIENCE_SECONDS, lambda: not node.ready())
+        time.sleep(HOLD_SECONDS)
+        gpus.heal()
+        held = time.monotonic() - at
+        wait(f"{node.name} is ready again", PATIENCE_SECONDS, node.ready)
+        yield Injection(at, held)
 
 
 @fault("node-death", f"node killed (`docker kill`), started again after {HOLD_SECONDS} s")

@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -36,6 +37,7 @@ RECOVERY_SECONDS = 900
 QUIET_SECONDS = 600
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 20.0
+GPU_LOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def measure(fleet: Fleet, fault: Fault) -> Outcome:
     prepare(fleet, fault)
     victim = fleet.victim
     grace = float(victim.settings().get("hang_grace_seconds", GRACE_SECONDS)) if fault.hang else None
+    if fault.gpu_look:
+        grace = 2 * float(victim.settings().get("gpu_look_seconds", GPU_LOOK_SECONDS))
     with ExitStack() as stack:
         watches = [stack.enter_context(Watch(node)) for node in fleet.nodes]
         client = stack.enter_context(Client(fleet.endpoint, INSTANCE, KINDS if fault.client else ()))
@@ -159,19 +163,25 @@ def reaction(fleet: Fleet, fault: Fault, journal: list[dict[str, Any]], at: floa
         moments = [entry["at"] for entry in journal if entry.get("_PID") == "1" and entry.get("UNIT") == fault.unit]
         if fault.unit == SERVER_UNIT:
             moments += [moment for moment, _text in actions(journal)]
+            moments += [moment for moment, line in told(journal) if line.get("event") == "gpu"]
     return min(moments) - at if moments and fault.recovers else None
 
 
 def actions(journal: list[dict[str, Any]]) -> list[tuple[float, str]]:
-    """What the agent did and when, by its log: one JSON object a line."""
-    found = []
+    """What the agent did and when, by its log."""
+    return [
+        (at, f"{line.get('action')}: {line.get('reason') or line.get('error')}")
+        for at, line in told(journal)
+        if line.get("event") == "action" and line.get("instance") == INSTANCE
+    ]
+
+
+def told(journal: list[dict[str, Any]]) -> Iterator[tuple[float, dict[str, Any]]]:
+    """What the agent has logged, and when."""
     for entry in journal:
         if entry.get("_SYSTEMD_UNIT") == AGENT_UNIT and entry["MESSAGE"].startswith("{"):
             with suppress(ValueError):
-                line = json.loads(entry["MESSAGE"])
-                if line.get("event") == "action" and line.get("instance") == INSTANCE:
-                    found.append((entry["at"], f"{line.get('action')}: {line.get('reason') or line.get('error')}"))
-    return found
+                yield entry["at"], json.loads(entry["MESSAGE"])
 
 
 def tally(requests: list[Request]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 import testinfra
 
+from doubles.nvml import node as fake_gpus
+
 AGENT_PORT = 9410
 NAMES = ["api", "engine", "idle", "working", "deaf", "memory", "fragile", "port", "saturated", "slow", "stalled"]
 PORTS = {name: 8000 + number for number, name in enumerate(NAMES)}
@@ -147,6 +149,10 @@ class Node:
                 asking.exception()
             for connection in connections:
                 connection.close()
+
+    def gpus(self, name):
+        """As long as the block lasts the host has GPUs, and the instance the first of them."""
+        return fake_gpus.installed(self.host.backend.name, name)
 
     @contextlib.contextmanager
     def load_of(self, name, seconds):

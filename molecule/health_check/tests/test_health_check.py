@@ -188,6 +188,42 @@ def drained_instance(node):
 
 
 @alone
+def unwell_gpu(node):
+    """It takes its own instance out and no other; what is in flight may finish, and nothing is restarted in vain."""
+    noted = {}
+    with node.gpus("api") as gpus:
+        before = node.ready("api")
+        for told, state in (({"recovery_action": "4"}, "drain"), ({"handle": "error 15"}, "unhealthy")):
+            with node.flood("api", 2):
+                node.wait(lambda: node.simulator("api")["in_flight"] >= 2)
+                began = time.monotonic()
+                gpus.tell(**told)
+                node.wait(lambda: node.asked_by_load_balancers("api") == 503)
+                noted[f"{state} noticed after"] = round(time.monotonic() - began, 1)
+                status = node.status("api")
+                assert (status["state"], status["gpu"]["state"]) == ("draining", state)
+                assert node.agent_check("api") == "down #draining"
+                assert node.asked_by_load_balancers("engine") == 200
+                assert node.simulator("api")["in_flight"] >= 2
+            gpus.heal()
+            after = node.ready("api")
+            assert (after["server"], after["actions"]) == (before["server"], before["actions"])
+        # A start would fail as long as the GPU is lost.
+        gpus.tell(handle="error 15")
+        node.wait(lambda: node.status("api")["gpu"]["state"] == "unhealthy")
+        engine = node.simulator("api")["engine_pid"]
+        node.run(f"kill -STOP {engine}")
+        node.wait(lambda: node.status("api")["state"] == "hung" or not node.status("api")["serves"])
+        time.sleep(3)
+        assert kills_of(before, node.status("api")) == 0
+        gpus.heal()
+        node.healed("api", before)
+        assert kills_of(before, node.status("api")) == 1
+    node.ready("api")
+    return noted
+
+
+@alone
 def stopped_cron(node):
     node.run("systemctl stop cron")
     try:
@@ -260,6 +296,7 @@ FAULTS = [
     stalled_load,
     killed_agent,
     drained_instance,
+    unwell_gpu,
     stopped_cron,
     full_disks,
     stopped_agent,
