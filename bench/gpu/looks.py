@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -55,10 +54,8 @@ def milliseconds(action: Callable[[], object], times: int) -> tuple[float, float
     return statistics.median(elapsed) * 1000, (sum(os.times()[:4]) - before) / times * 1000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="script/bench gpu", description=__doc__)
-    parser.add_argument("--times", type=int, default=20, metavar="N", help="looks of each kind; the median is told")
-    times = parser.parse_args().times
+def measure(times: int) -> None:
+    """Report the median of so many looks of each kind."""
     for source in (NVML, NVIDIA_SMI):
         with answered_by(source):
             node = look(DEADLINE_SECONDS)
@@ -69,7 +66,3 @@ def main() -> None:
                 elapsed, processor = milliseconds(action, times)
                 report("gpu", f"{name}-{source}/{gpus}", elapsed, "ms")
                 report("gpu", f"{name}-{source}-cpu/{gpus}", processor, "ms")
-
-
-if __name__ == "__main__":
-    main()
