@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from . import kernels
@@ -167,7 +166,3 @@ def _peers_copies(device: Device, next_address: str) -> dict[str, Any]:
 
 def _gbps(size: int, watch: Stopwatch) -> float:
     return round(COPIES * size / watch.seconds / 1e9, 1)
-
-
-def to_json(tests: Sequence[SmokeTest]) -> list[dict[str, Any]]:
-    return [asdict(test) for test in tests]

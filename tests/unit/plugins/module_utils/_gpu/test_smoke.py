@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.inferops.vllm.plugins.module_utils._gpu import smoke
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.smoke import SmokeTest
 from doubles.nvml import fake
 
@@ -22,11 +21,11 @@ SHORT_SECONDS = 1.0
 FIRST, SECOND = "0000:00:06", "0000:00:07"
 MIB = 1 << 20
 PROGRAM = """
-import json, os, sys
+import dataclasses, json, os, sys
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu import child, smoke
 child.NAME = f"look-{os.getpid()}"
 found = smoke.test(0, sys.argv[1], sys.argv[2], float(sys.argv[3]))
-json.dump(smoke.to_json([found]), sys.stdout)
+json.dump(dataclasses.asdict(found), sys.stdout)
 """
 TOTAL_MIB, RESERVED_MIB = 81559, 480
 TAKEN_MIB = 2 * 256 + 256
@@ -60,8 +59,7 @@ class Host:
             timeout=LONG_SECONDS,
         )
         assert finished.stderr == ""
-        (found,) = json.loads(finished.stdout)
-        return SmokeTest(**found)
+        return SmokeTest(**json.loads(finished.stdout))
 
 
 @pytest.fixture
@@ -221,8 +219,3 @@ def test_memory_of_the_host(host: Host) -> None:
 def test_gpus_that_the_user_does_not_see(host: Host) -> None:
     host.environment["CUDA_VISIBLE_DEVICES"] = ""
     assert host.test().error == ""
-
-
-def test_json() -> None:
-    (told,) = smoke.to_json([SmokeTest(3, error="no memory is free")])
-    assert (told["index"], told["error"], told["memory_gbps"]) == (3, "no memory is free", None)
