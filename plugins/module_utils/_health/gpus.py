@@ -16,7 +16,7 @@ from typing import Any
 from .._gpu import child, kernel_log, look, xid
 from .._gpu import verdict as verdicts
 from .._gpu.child import Child, ChildFailed, Unresponsive
-from .._gpu.facts import Node
+from .._gpu.facts import GPU_IS_LOST, RESET_REQUIRED, Node
 from .._gpu.verdict import Expectation, Limits, NodeVerdict, Verdict
 from .._gpu.xid import Event
 
@@ -26,6 +26,8 @@ POLL_SECONDS = 0.02
 MOST_EVENTS = 1000
 OVERLAP_SECONDS = 5.0
 """Of the kernel's log is read again: it is written by others at the same time."""
+BROKEN = (GPU_IS_LOST, RESET_REQUIRED)
+"""Codes by which the driver says that none of its GPUs is of use."""
 OUT = (verdicts.DRAIN, verdicts.UNHEALTHY)
 """States in which an instance gets no new requests."""
 
@@ -128,8 +130,8 @@ class Gpus:
 
 
 def says_nothing(node: Node) -> bool:
-    """Whether the look has failed, and not a GPU: servers that this agent may not look at, say, show by themselves."""
-    return not (node.source or node.unresponsive or node.driver.mismatch or node.code in verdicts.WITHOUT_ANSWER)
+    """Whether the look has failed, and not a GPU: NVML's unknown error, say, is that of a program without the devices."""
+    return not (node.source or node.unresponsive or node.driver.mismatch or node.code in BROKEN)
 
 
 async def ask(function: Callable[..., Any], *arguments: Any) -> Any:
