@@ -46,9 +46,9 @@ def ask(host: str, module: str, arguments: str = "") -> dict[str, object]:
 def test_driver_that_is_not_loaded(host: str) -> None:
     info = ask(host, "gpu_info")
     assert (info["source"], info["gpus"], info["unresponsive"]) == ("", [], False)
-    assert "driver not loaded" in str(info["error"]) or "couldn't communicate" in str(info["error"])
+    assert str(info["error"]).startswith("nvidia-smi: ")
     health = ask(host, "gpu_health", "expect={'count': 2}")
-    assert (health["state"], health["action"]) == ("unhealthy", "inspect")
+    assert health["state"] == "unhealthy"
     assert str(health["msg"]).startswith("the GPUs are unhealthy: none of 2 GPUs can be seen: ")
 
 

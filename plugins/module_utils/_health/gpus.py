@@ -130,7 +130,7 @@ class Gpus:
 
 
 def says_nothing(node: Node) -> bool:
-    """Whether the look has failed, and not a GPU: NVML's unknown error, say, is that of a program without the devices."""
+    """Whether the look has failed, and not a GPU: NVML's unknown error, say, is that of who has no devices."""
     return not (node.source or node.unresponsive or node.driver.mismatch or node.code in BROKEN)
 
 

@@ -111,7 +111,9 @@ def test_word_of_the_kernel_is_remembered(host: Host, gpus: Gpus) -> None:
     [
         ChildFailed("it was killed"),
         Unresponsive("no answer"),
-        Node(error="no permission", code=4, pci_addresses=("x",)),
+        replace(WELL, source="", error="no permission", code=4),
+        replace(WELL, source="", error="driver not loaded", code=9),
+        replace(WELL, source="", error="unknown error", code=999),
     ],
 )
 def test_look_that_fails_says_nothing(host: Host, gpus: Gpus, once: Node | Exception) -> None:
