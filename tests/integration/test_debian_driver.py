@@ -35,10 +35,12 @@ def host() -> Iterator[str]:
         subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
 
 
-def ask(host: str, module: str, arguments: str = "") -> dict[str, object]:
+def ask(host: str, module: str, **arguments: object) -> dict[str, object]:
     """What a module returns."""
     command = ["ansible", "all", "-i", f"{host},", "-c", "community.docker.docker", "-m", f"inferops.vllm.{module}"]
-    run = subprocess.run([*command, "-a", arguments, "-o"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [*command, "-a", json.dumps(arguments), "-o"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     answer: dict[str, object] = json.loads(run.stdout[run.stdout.index("{") :])
     return answer
 
@@ -47,7 +49,7 @@ def test_driver_that_is_not_loaded(host: str) -> None:
     info = ask(host, "gpu_info")
     assert (info["source"], info["gpus"], info["unresponsive"]) == ("", [], False)
     assert str(info["error"]).startswith("nvidia-smi: ")
-    health = ask(host, "gpu_health", "expect={'count': 2}")
+    health = ask(host, "gpu_health", expect={"count": 2})
     assert health["state"] == "unhealthy"
     assert str(health["msg"]).startswith("the GPUs are unhealthy: none of 2 GPUs can be seen: ")
 
