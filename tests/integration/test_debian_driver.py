@@ -38,10 +38,9 @@ def host() -> Iterator[str]:
 def ask(host: str, module: str, **arguments: object) -> dict[str, object]:
     """What a module returns."""
     command = ["ansible", "all", "-i", f"{host},", "-c", "community.docker.docker", "-m", f"inferops.vllm.{module}"]
-    run = subprocess.run(
-        [*command, "-a", json.dumps(arguments), "-o"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    answer: dict[str, object] = json.loads(run.stdout[run.stdout.index("{") :])
+    given = ["-a", json.dumps(arguments)] if arguments else []
+    run = subprocess.run([*command, *given], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    answer: dict[str, object] = json.loads(run.stdout[run.stdout.index("{") : run.stdout.rindex("}") + 1])
     return answer
 
 
