@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSTALL = """
@@ -40,7 +41,7 @@ def ask(host: str, module: str, **arguments: object) -> dict[str, object]:
     command = ["ansible", "all", "-i", f"{host},", "-c", "community.docker.docker", "-m", f"inferops.vllm.{module}"]
     given = ["-a", json.dumps(arguments)] if arguments else []
     run = subprocess.run([*command, *given], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    answer: dict[str, object] = json.loads(run.stdout[run.stdout.index("{") : run.stdout.rindex("}") + 1])
+    answer: dict[str, object] = yaml.safe_load(run.stdout.partition("=>")[2])
     return answer
 
 
