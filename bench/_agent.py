@@ -14,7 +14,6 @@ from pathlib import Path
 from ansible_collections.inferops.vllm.plugins.module_utils._health.agent import Agent
 from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Node
 from ansible_collections.inferops.vllm.plugins.module_utils._health.settings import Settings
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
 
 
@@ -33,6 +32,9 @@ class Runtime:
     async def stop(self, name: str) -> None:
         """Not done."""
 
+    def processes(self, main: int) -> list[int]:
+        return control_group(main)
+
 
 def control_group(pid: int) -> list[int]:
     """A server and its engine, as they would be in a unit: here all servers share the control group of the bench."""
@@ -44,8 +46,7 @@ def control_group(pid: int) -> list[int]:
 
 def main() -> None:
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
-    process.control_group = control_group
-    node = Node(Runtime(), *(str(folder / name) for name in ("config", "state", "drain")))
+    node = Node(lambda _instance: Runtime(), *(str(folder / name) for name in ("config", "state", "drain")))
     asyncio.run(serve(Settings(agent_address="127.0.0.1", agent_port=port), node))
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from ._gpu import driver
 from ._serving import process
 
-# What a process of an instance shows of itself: its unit, or its configuration file on the command line.
+# What a process of an instance shows of itself: to root its mark, to all its unit or its configuration file.
+MARK = re.compile(rf"(?:^|\0){process.MARK}=([^\0]+)")
 UNIT = re.compile(r"/vllm@([^/\s]+)\.service")
 CONFIG = re.compile(r"/etc/vllm/instances/([^/\s\0]+)\.yaml")
 
@@ -78,7 +79,7 @@ def _describe(proc: str, found: process.Process | None) -> dict[str, Any]:
 
 def _instance(folder: str) -> str:
     """Name of the instance that a process belongs to, empty where it is of none."""
-    for file, pattern in (("cgroup", UNIT), ("cmdline", CONFIG)):
+    for file, pattern in (("environ", MARK), ("cgroup", UNIT), ("cmdline", CONFIG)):
         found = pattern.search(_read(os.path.join(folder, file)))
         if found:
             return found.group(1)

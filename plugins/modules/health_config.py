@@ -45,17 +45,29 @@ path:
   description: The file.
   type: str
   returned: success
+cron_runs:
+  description: Whether a cron daemon runs on the node; where none does, nobody looks after the agent.
+  type: bool
+  returned: success
+  sample: true
 """
 
 import json
 import os
+from collections.abc import Iterator
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import files
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import files, process
 
 HIDDEN = "hooks"
+CRONS = ("cron", "crond", "fcron")
+
+
+def crons() -> Iterator[str]:
+    """The cron daemons that run."""
+    return (found.name for found in process.processes() if found.name in CRONS)
 
 
 def read(path: str) -> str:
@@ -102,6 +114,7 @@ def main() -> None:
     module.exit_json(
         changed=changed,
         path=path,
+        cron_runs=any(crons()),
         diff={"before": shown(before), "after": shown(after), "before_header": path, "after_header": path},
     )
 

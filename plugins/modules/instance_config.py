@@ -107,6 +107,27 @@ options:
     description: Checksum of the unit that runs the instances. A server that was started by another one is stale.
     type: str
     default: ""
+  runtime:
+    description: What keeps the instances running. A server that another runtime has started is stale.
+    type: str
+    choices: [systemd, supervisor]
+    default: systemd
+  working_dir:
+    description: Directory that the servers run in, where their unit does not say.
+    type: path
+    default: /var/cache/vllm
+  stop_timeout_seconds:
+    description: Seconds after which what is left of a stopping server is killed, where its unit does not say.
+    type: int
+    default: 90
+  restart_seconds:
+    description: Seconds between a server's end and its next start, where its unit does not say.
+    type: int
+    default: 0
+  open_files_max:
+    description: Limit of open files of one instance, where its unit does not say.
+    type: int
+    default: 65536
 """
 
 EXAMPLES = r"""
@@ -144,7 +165,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.start import memory_share
 from ansible_collections.inferops.vllm.plugins.module_utils._models.sources import is_hub_id
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import files
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import files, process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 KEYS_OPTION = "api-key"
@@ -202,6 +223,7 @@ def describe(spec: dict, params: dict) -> serving.Instance:
         served_model_name=served_names(spec)[0],
         user=params["user"],
         root=params["root"],
+        runtime=params["runtime"],
         address="127.0.0.1" if params["host"] in ("0.0.0.0", "::") else params["host"],
         environment=environment(spec, params),
         shm_bytes=params["shm_megabytes"] << 20,
@@ -209,6 +231,10 @@ def describe(spec: dict, params: dict) -> serving.Instance:
         gpus=spec["gpus"],
         gpu_memory_share=memory_share({**params["default_args"], **spec["args"]}) or 0.0,
         unit_checksum=params["unit_checksum"],
+        working_dir=params["working_dir"],
+        stop_timeout_seconds=params["stop_timeout_seconds"],
+        restart_seconds=params["restart_seconds"],
+        open_files_max=params["open_files_max"],
         config_dir=params["config_dir"],
     )
 
@@ -272,24 +298,22 @@ class Files:
         return self.module.set_group_if_different(path, group, changed)
 
 
-def running(module: AnsibleModule, names: list[str]) -> dict[str, str]:
-    """Main process of each instance that runs: name -> pid."""
-    if not names:
-        return {}
-    units = {serving.unit_name(name): name for name in names}
-    _rc, out, _err = module.run_command(["systemctl", "show", "--property=Id,ActiveState,MainPID", *units])
-    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in out.strip().split("\n\n") if block]
-    return {units[block["Id"]]: block["MainPID"] for block in blocks if block.get("ActiveState") == "active"}
+def main_pid(described: serving.Instance) -> int:
+    """Main process of the running server, whatever keeps it; 0 where none runs."""
+    pid = described.recorded()
+    if process.living(pid) and process.belongs_to(pid, described.name):
+        return pid
+    return next(iter(process.marked(described.name)), 0)
 
 
-def is_stale(described: serving.Instance, config: str, pid: str) -> bool:
+def is_stale(described: serving.Instance, config: str, pid: int) -> bool:
     """Whether the running server was started with anything but the present configuration."""
     try:
         record = json.loads(read(described.record_path))
     except ValueError:
         return True
     present = {
-        "pid": int(pid),
+        "pid": pid,
         "digest": serving.digest(config, described.dump()),
         "venv": os.path.realpath(os.path.join(described.root, "current")),
     }
@@ -299,7 +323,6 @@ def is_stale(described: serving.Instance, config: str, pid: str) -> bool:
 def run(module: AnsibleModule) -> dict:
     params = module.params
     files = Files(module)
-    mains = running(module, [spec["name"] for spec in params["instances"]])
     changed_instances, stale = [], []
     for spec in params["instances"]:
         described = describe(spec, params)
@@ -310,7 +333,8 @@ def run(module: AnsibleModule) -> dict:
         ]
         if any(changed):
             changed_instances.append(spec["name"])
-        if spec["name"] in mains and is_stale(described, config, mains[spec["name"]]):
+        pid = main_pid(described)
+        if pid and is_stale(described, config, pid):
             stale.append(spec["name"])
     wanted = {spec["name"] for spec in params["instances"]}
     return {
@@ -351,6 +375,11 @@ def main() -> None:
             "shm_megabytes": {"type": "int", "default": 160},
             "start_grace_seconds": {"type": "int", "default": 600},
             "unit_checksum": {"type": "str", "default": ""},
+            "runtime": {"type": "str", "choices": list(serving.RUNTIMES), "default": "systemd"},
+            "working_dir": {"type": "path", "default": "/var/cache/vllm"},
+            "stop_timeout_seconds": {"type": "int", "default": 90},
+            "restart_seconds": {"type": "int", "default": 0},
+            "open_files_max": {"type": "int", "default": 65536},
         },
         supports_check_mode=True,
     )

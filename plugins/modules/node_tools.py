@@ -85,6 +85,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health import (
 )
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
     client,
+    command,
     files,
     flight,
     instance,
@@ -93,6 +94,8 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
     probe,
     process,
     runtime,
+    supervisord,
+    tend,
     verdict,
     watch,
 )
@@ -129,11 +132,27 @@ PACKAGES = {
         trial,
         watchman,
     ],
-    "_serving": [_serving, client, files, flight, instance, launch, metrics, probe, process, runtime, verdict, watch],
+    "_serving": [
+        _serving,
+        client,
+        command,
+        files,
+        flight,
+        instance,
+        launch,
+        metrics,
+        probe,
+        process,
+        runtime,
+        supervisord,
+        tend,
+        verdict,
+        watch,
+    ],
 }
 COMMANDS = {
     "vllm-health-check": "_health.watchman",
-    "vllm-instance": "_serving.launch",
+    "vllm-instance": "_serving.command",
     "vllm-node-agent": "_health.agent",
 }
 COMMAND = """#!{python} -I

@@ -71,6 +71,10 @@ instances:
       type: list
       elements: str
       sample: [CUDA_VISIBLE_DEVICES]
+    runtime:
+      description: What keeps it running.
+      type: str
+      sample: systemd
     unit:
       description: What the runtime says, null where it says nothing.
       type: dict
@@ -126,9 +130,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import drain, trial
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health_settings
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import client
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import client, runtime
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
-from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed, Systemd
 
 SECRET = re.compile(r"(^|[-_])(key|token|secret|password)$")
 
@@ -186,15 +189,6 @@ async def ask_agent(settings: health_settings.Settings, timeout_seconds: float) 
         return {}, f"what answers on port {settings.agent_port} is not the agent"
 
 
-async def units(names: list[str]) -> dict:
-    if not names:
-        return {}
-    try:
-        return {name: asdict(unit) for name, unit in (await Systemd().units(names)).items()}
-    except CommandFailed:
-        return {}
-
-
 async def gather(params: dict) -> dict:
     instances = serving.load_all(params["names"], params["config_dir"])
     settings = health_settings.load()
@@ -209,16 +203,17 @@ async def gather(params: dict) -> dict:
         once=True,
     )
     seen, (agent, agent_error), found_units = await asyncio.gather(
-        trial.run(instances, Systemd(), plan, {}),
+        trial.run(instances, runtime.of, plan, {}),
         ask_agent(settings, params["timeout_seconds"]),
-        units([instance.name for instance in instances]),
+        runtime.units(instances),
     )
     return {
         "agent_error": agent_error,
         "instances": {
             instance.name: {
                 **configuration(instance),
-                "unit": found_units.get(instance.name),
+                "runtime": instance.runtime,
+                "unit": asdict(found_units[instance.name]) if instance.name in found_units else None,
                 "probe": trial.shown(seen[instance.name]),
                 "drain": drained(instance.name, params["drain_dir"]),
                 "agent": agent.get(instance.name),

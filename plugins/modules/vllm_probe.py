@@ -119,9 +119,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health_settings
 from ansible_collections.inferops.vllm.plugins.module_utils._health import trial
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
-from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import Systemd
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import runtime
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 
-JOURNAL_LINES = 15
+LOG_LINES = 15
 WAIT_TIMEOUT_SECONDS = 900
 LOOK_TIMEOUT_SECONDS = 10
 
@@ -142,17 +143,18 @@ def plan(params: dict, wait: bool, instances: list[serving.Instance]) -> trial.P
     )
 
 
-def failure(module: AnsibleModule, instance: serving.Instance, seen: trial.Seen, reason: str) -> str:
+def failure(instance: serving.Instance, seen: trial.Seen, reason: str) -> str:
     return (
         f"instance {instance.name} does not serve {reason}. It is {seen.state}: {seen.evidence}."
-        f" The end of its journal:\n{journal(module, instance)}"
+        f" The end of its log:\n{log(instance)}"
     )
 
 
-def journal(module: AnsibleModule, instance: serving.Instance) -> str:
-    command = ["journalctl", "--no-pager", "--output=cat", f"--lines={JOURNAL_LINES}", f"--unit={instance.unit}"]
-    _rc, out, _err = module.run_command(command)
-    return out.strip()
+def log(instance: serving.Instance) -> str:
+    try:
+        return asyncio.run(runtime.of(instance).log(instance.name, LOG_LINES)).strip()
+    except CommandFailed as error:
+        return str(error)
 
 
 def report(module: AnsibleModule, instances: list[serving.Instance], seen: dict, made: trial.Plan) -> dict:
@@ -165,10 +167,10 @@ def report(module: AnsibleModule, instances: list[serving.Instance], seen: dict,
         found = seen[instance.name]
         if found.crashes:
             reason = f"and ended {found.restarts} times while it was waited for"
-            module.fail_json(msg=failure(module, instance, found, reason), **result)
+            module.fail_json(msg=failure(instance, found, reason), **result)
         if time.monotonic() >= made.deadline:
             reason = f"after {round(made.deadline - made.began)} s"
-            module.fail_json(msg=failure(module, instance, found, reason), **result)
+            module.fail_json(msg=failure(instance, found, reason), **result)
     return {**result, "_slice": trial.dump(seen)}
 
 
@@ -198,7 +200,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     progress = (params["_slice"] or {}).get("progress") or {}
-    seen = asyncio.run(trial.run(instances, Systemd(), made, progress))
+    seen = asyncio.run(trial.run(instances, runtime.of, made, progress))
     module.exit_json(**report(module, instances, seen, made))
 
 

@@ -46,12 +46,19 @@ class Runtime:
         self.unit = unit
         """None: it does not answer."""
         self.asked = 0
+        self.written = ""
 
     async def units(self, names: Collection[str]) -> dict[str, Unit]:
         self.asked += 1
         if self.unit is None:
             raise CommandFailed("systemctl: no")
         return dict.fromkeys(names, self.unit)
+
+    def processes(self, main: int) -> list[int]:
+        return control_group(main)
+
+    async def log(self, _name: str, _lines: int) -> str:
+        return self.written
 
 
 class Server:

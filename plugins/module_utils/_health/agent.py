@@ -19,8 +19,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .._serving import instance as instances
+from .._serving import process
 from .._serving.instance import Instance
-from .._serving.runtime import Systemd
 from . import settings
 from .gpus import Gpus
 from .hooks import Hooks
@@ -201,7 +201,10 @@ def notify(states: Mapping[str, str]) -> None:
 
 def main() -> None:
     argparse.ArgumentParser(prog="vllm-node-agent", description=__doc__).parse_args()
+    if "SUPERVISOR_ENABLED" in os.environ:
+        # A supervisord that is started after the death of another starts an agent of its own.
+        process.control(process.PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
-        asyncio.run(Agent(settings.load(), Node(Systemd())).serve())
+        asyncio.run(Agent(settings.load(), Node()).serve())
     except (OSError, ValueError) as error:
         raise SystemExit(f"vllm-node-agent: {error}") from error

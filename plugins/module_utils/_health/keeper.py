@@ -14,7 +14,7 @@ from typing import Any, Callable, Protocol
 
 from .._gpu.verdict import Verdict as GpuVerdict
 from .._serving import instance as instances
-from .._serving import process, watch
+from .._serving import process, runtime, watch
 from .._serving import verdict as verdicts
 from .._serving.instance import Instance
 from .._serving.runtime import CommandFailed
@@ -46,7 +46,7 @@ class Runtime(watch.Runtime, Protocol):
 class Node:
     """Where keepers work."""
 
-    runtime: Runtime
+    runtime_of: Callable[[Instance], Runtime] = runtime.of
     config_dir: str = instances.CONFIG_DIR
     state_dir: str = memory.STATE_DIR
     drain_dir: str = drain.DIRECTORY
@@ -78,14 +78,14 @@ class Keeper:
         self.look_seconds: Counter[float] = Counter()
         self.look_seconds_sum = 0.0
         self._settings = settings
-        self._runtime = node.runtime
+        self._runtime = node.runtime_of(instance)
         self._log = log
         self._tell = tell
         self._may_act = may_act
         self._gpus = gpus
         self._drain_dir = node.drain_dir
         self._woken = asyncio.Event()
-        self._watcher = watch.Watcher(instance, node.runtime, self._woken.set)
+        self._watcher = watch.Watcher(instance, self._runtime, self._woken.set)
         self._judge = Judge(settings.thresholds(instance.start_grace_seconds))
         self._state_path = memory.path_of(instance.name, node.state_dir)
         self._boot_id = process.boot_id()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -152,14 +152,18 @@ class Trial:
 
 
 async def run(
-    instances: Sequence[Instance], runtime: watch.Runtime, plan: Plan, progress: Mapping[str, Any]
+    instances: Sequence[Instance],
+    runtime_of: Callable[[Instance], watch.Runtime],
+    plan: Plan,
+    progress: Mapping[str, Any],
 ) -> dict[str, Seen]:
     """Try the instances side by side.
 
     :param progress: What an earlier slice has seen, as `dump` wrote it.
     """
     trials = {
-        instance.name: Trial(instance, runtime, plan, Seen(**progress.get(instance.name, {}))) for instance in instances
+        instance.name: Trial(instance, runtime_of(instance), plan, Seen(**progress.get(instance.name, {})))
+        for instance in instances
     }
     await asyncio.gather(*(trial.run() for trial in trials.values()))
     return {name: trial.seen for name, trial in trials.items()}

@@ -11,6 +11,7 @@ from dataclasses import fields
 
 from .._health import settings as health_settings
 from .._health.settings import PREFIX
+from .._serving.instance import RUNTIMES
 from .wording import listed, missing, nearest, problem
 
 VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+]{0,40}")
@@ -18,8 +19,7 @@ VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+]{0,40}")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 DIRECTORY = re.compile(r"(/[A-Za-z0-9_.@+-]+)+")
 VARIANTS = ("cuda", "cpu")
-RUNTIMES = ("systemd",)
-LATER_RUNTIMES = ("supervisor", "docker", "tmux", "screen")
+LATER_RUNTIMES = ("docker", "tmux", "screen")
 
 
 def check_version(version: object) -> Iterator[str]:

@@ -6,6 +6,7 @@
 `<name>.yaml` is what `vllm serve --config` reads: one `option: <JSON value>` a line, which is valid YAML and needs no
 YAML parser. `<name>.json` is what the node's own tools read. `/run/vllm/<name>.json` is written by the launcher and
 says which configuration the running server was started with, `/run/vllm/<name>.obstacle` why it could not be started.
+`/run/vllm/<name>.restarts` counts for the runtimes that do not count themselves.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 CONFIG_DIR = "/etc/vllm/instances"
 RUN_DIR = "/run/vllm"
+RUNTIMES = ("systemd", "supervisor")
 UNPRINTABLE = re.compile("[^ -~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -33,6 +35,8 @@ class Instance:
     user: str
     root: str
     """Directory with the environments and the link `current`."""
+    runtime: str = "systemd"
+    """What keeps it running."""
     address: str = "127.0.0.1"
     """Where the node itself reaches the server."""
     environment: dict[str, str] = field(default_factory=dict)
@@ -45,8 +49,18 @@ class Instance:
     """Part of each GPU's memory that a start needs."""
     unit_checksum: str = ""
     """Of the unit that starts the server, so that a change of it counts as a change of configuration."""
+    working_dir: str = "/var/cache/vllm"
+    stop_timeout_seconds: int = 90
+    """After which what is left of a server that was asked to end is killed."""
+    restart_seconds: int = 0
+    """Between the end of a server and the next start."""
+    open_files_max: int = 65536
     config_dir: str = CONFIG_DIR
     run_dir: str = RUN_DIR
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"its runtime {self.runtime} is unknown here")
 
     @property
     def config_path(self) -> str:
@@ -71,8 +85,17 @@ class Instance:
         return os.path.join(self.run_dir, f"{self.name}.stopping")
 
     @property
+    def restarts_path(self) -> str:
+        """How often its runtime has started it again by itself, where the runtime keeps no count."""
+        return os.path.join(self.run_dir, f"{self.name}.restarts")
+
+    @property
     def unit(self) -> str:
         return unit_name(self.name)
+
+    def recorded(self) -> int:
+        """The pid that the launcher recorded, 0 where there is no record to read."""
+        return recorded(self.name, self.run_dir)
 
     def dump(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
@@ -80,6 +103,24 @@ class Instance:
 
 def unit_name(name: str) -> str:
     return f"vllm@{name}.service"
+
+
+def recorded(name: str, run_dir: str = RUN_DIR) -> int:
+    """The pid that an instance's launcher recorded, 0 where there is no record to read."""
+    try:
+        with open(os.path.join(run_dir, f"{name}.json"), encoding="utf-8") as stream:
+            return int(json.load(stream)["pid"])
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return 0
+
+
+def restarts(name: str, run_dir: str = RUN_DIR) -> int:
+    """How often an instance was started again by its runtime, by the count of the launcher."""
+    try:
+        with open(os.path.join(run_dir, f"{name}.restarts"), encoding="ascii") as stream:
+            return max(0, int(stream.read(20)))
+    except (OSError, ValueError):
+        return 0
 
 
 def load(name: str, config_dir: str = CONFIG_DIR) -> Instance:

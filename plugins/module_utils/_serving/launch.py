@@ -3,18 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The launcher: makes sure that a server can start, then becomes it.
 
-`vllm-instance check NAME` runs as root before each start, `vllm-instance run NAME` as the service user.
+`check` runs as root before each start, and `run` as the service user: see the program in command.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import signal
 import sys
-import time
 
 from .._gpu import start
 from .._gpu.look import look
@@ -59,6 +57,9 @@ def _note_obstacle(instance: Instance, obstacle: str) -> None:
 
 
 def _check(instance: Instance) -> None:
+    running = instance.recorded()
+    if process.living(running) and process.belongs_to(running, instance.name):
+        raise CannotStart(f"its server runs already (pid {running}): stop that one first")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(instance.stopping_path)
     _remove_leftovers(instance)
@@ -125,16 +126,3 @@ def _record(instance: Instance, venv: str) -> None:
             texts.append(stream.read())
     record = {"pid": os.getpid(), "digest": instances.digest(*texts), "venv": venv}
     files.replace(instance.record_path, json.dumps(record))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="vllm-instance", description=__doc__)
-    parser.add_argument("verb", choices=["check", "run"])
-    parser.add_argument("name")
-    arguments = parser.parse_args()
-    try:
-        instance = instances.load(arguments.name)
-        {"check": check, "run": run}[arguments.verb](instance)
-    except (CannotStart, OSError, ValueError) as error:
-        time.sleep(REFUSAL_SECONDS)
-        raise SystemExit(f"vllm-instance: {arguments.name}: {error}") from error

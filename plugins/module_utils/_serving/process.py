@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import math
 import os
 import re
 import time
@@ -19,6 +21,10 @@ MARK = "INFEROPS_VLLM_INSTANCE"
 """Environment variable that the launcher sets and the engine inherits."""
 CONTROL_GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 """Where version 2 of control groups is mounted: alone, or beside version 1."""
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+"""Of prctl(2)."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -36,6 +42,7 @@ class Stat:
     start_ticks: int
     """When it started, in clock ticks since boot: with its pid, the identity of a process."""
     cpu_seconds: float
+    parent: int = 0
 
     @property
     def stopped(self) -> bool:
@@ -77,6 +84,19 @@ def belongs_to(pid: int, instance: str) -> bool:
         return False
 
 
+def control(option: int, value: int) -> None:
+    """prctl(2) of this process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl {option}: {os.strerror(error)}")
+
+
+def marked(instance: str) -> list[int]:
+    """Every process that the launcher of that instance has started, directly or not."""
+    return [found.pid for found in processes() if belongs_to(found.pid, instance)]
+
+
 def leftovers(instance: str) -> list[Process]:
     """Engine processes of an instance: before its start there should be none."""
     return [found for found in processes() if found.name.startswith(TITLE) and belongs_to(found.pid, instance)]
@@ -108,7 +128,7 @@ def stat(pid: int, proc: str = "/proc") -> Stat | None:
         return None
     fields = rest.split()
     cpu_ticks = int(fields[11]) + int(fields[12])
-    return Stat(head.partition("(")[2], fields[0], int(fields[19]), cpu_ticks / TICKS_PER_SECOND)
+    return Stat(head.partition("(")[2], fields[0], int(fields[19]), cpu_ticks / TICKS_PER_SECOND, int(fields[1]))
 
 
 def boot_id(proc: str = "/proc") -> str:
@@ -154,6 +174,34 @@ def control_group(pid: int) -> list[int]:
         with contextlib.suppress(OSError, ValueError), open(f"{root}{path}/cgroup.procs", encoding="ascii") as stream:
             return [int(line) for line in stream]
     return [pid]
+
+
+class Tree:
+    """Who has started whom. All who ask within a second share one look at /proc."""
+
+    MAX_AGE_SECONDS = 1.0
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = proc
+        self._children: dict[int, list[int]] = {}
+        self._seen_at = -math.inf
+
+    def under(self, pid: int) -> list[int]:
+        """A process, and all that it or they have started and nobody else has adopted."""
+        if time.monotonic() - self._seen_at > self.MAX_AGE_SECONDS:
+            self._look()
+        found = [pid]
+        for parent in found:
+            found.extend(self._children.get(parent, []))
+        return found
+
+    def _look(self) -> None:
+        self._seen_at = time.monotonic()
+        self._children = {}
+        for entry in filter(str.isdigit, os.listdir(self._proc)):
+            seen = stat(int(entry), self._proc)
+            if seen:
+                self._children.setdefault(seen.parent, []).append(int(entry))
 
 
 def listeners(ports: Collection[int], proc: str = "/proc") -> dict[int, Process | None]:

@@ -1,55 +1,279 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What keeps the instances of a node running, as their watchers see it."""
+"""What keeps the instances of a node running: one class a runtime, all with the same methods.
+
+Watchers ask for `units` and `processes`, the health check for `restart`, `kill` and `stop`, which begin things and
+wait for none, and deployment for the rest.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+import contextlib
+import glob
+import os
+import signal
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeVar
 
-from .instance import unit_name
+from . import instance as instances
+from . import process
+from .instance import RUN_DIR, Instance, unit_name
+from .supervisord import Refused, Supervisord
 from .verdict import Unit
 
 COMMAND_SECONDS = 20
 """systemctl is asked to begin things, not to wait for them."""
 STATES = {"active": "running", "reloading": "running", "deactivating": "stopping", "inactive": "stopped"}
+PROGRAM_STATES = {
+    "STOPPED": "stopped",
+    "STARTING": "running",
+    "RUNNING": "running",
+    "BACKOFF": "starting",
+    "EXITED": "starting",
+    "STOPPING": "stopping",
+}
+"""By the words of supervisord."""
+RESTART_SIGNAL = signal.SIGUSR1
+"""Has a `vllm-instance tend` end its server in peace, and itself without being stopped."""
+TAIL_BYTES = 64 * 1024
+TREE = process.Tree()
+
+Result = TypeVar("Result")
 
 
 class CommandFailed(Exception):
     """A command of the runtime failed; the message says which and why."""
 
 
+class Runtime(Protocol):
+    """What every runtime can do."""
+
+    async def units(self, names: Collection[str]) -> dict[str, Unit]:
+        """State of each instance; one that the runtime does not know is stopped."""
+
+    def processes(self, main: int) -> list[int]:
+        """Those among which all processes of the server with that main process are."""
+
+    async def restart(self, name: str) -> None:
+        """Stop it as an operator would, and start it again."""
+
+    async def kill(self, name: str) -> None:
+        """Kill every process of the server; the runtime then starts it again."""
+
+    async def stop(self, name: str) -> None:
+        """Stop it, to stay stopped until somebody starts it or the node boots."""
+
+    async def kept(self) -> dict[str, bool]:
+        """Names of the instances that it has, and whether they start at boot; none where it is not there."""
+
+    async def keep(self, name: str) -> None:
+        """Start it, and at every boot."""
+
+    async def renew(self, name: str, timeout_seconds: float) -> None:
+        """Restart it by the present configuration of the runtime; done when the old server is gone."""
+
+    async def halt(self, name: str, timeout_seconds: float) -> None:
+        """Stop it; done when the server is gone."""
+
+    async def drop(self, name: str, timeout_seconds: float) -> None:
+        """Stop it for good, so that nothing of it is left here."""
+
+    async def log(self, name: str, lines: int) -> str:
+        """The end of what its servers have written."""
+
+
 class Systemd:
     """Units vllm@<name>.service."""
 
+    SOCKET_DIR = "/run/systemd/system"
+    UNIT_DIR = "/etc/systemd/system"
+
     async def units(self, names: Collection[str]) -> dict[str, Unit]:
-        """State of each instance; one that systemd does not know is stopped."""
         properties = "--property=Id,ActiveState,NRestarts,Result"
         output = await run("systemctl", "show", properties, *(unit_name(name) for name in names))
         by_unit = {unit_name(name): name for name in names}
         blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
         return {by_unit[block["Id"]]: _unit(block) for block in blocks if block.get("Id") in by_unit}
 
+    def processes(self, main: int) -> list[int]:
+        return process.control_group(main)
+
     async def restart(self, name: str) -> None:
-        """Stop it as an operator would, and start it again."""
         # A unit that systemd has given up on takes no start before this.
         await run("systemctl", "reset-failed", unit_name(name))
         await run("systemctl", "restart", "--no-block", unit_name(name))
 
     async def kill(self, name: str) -> None:
-        """Kill every process in its control group; systemd then starts it again."""
         await run("systemctl", "kill", "--signal=SIGKILL", unit_name(name))
 
     async def stop(self, name: str) -> None:
-        """Stop it, to stay stopped until somebody starts it or the node boots."""
         await run("systemctl", "stop", "--no-block", unit_name(name))
+
+    async def kept(self) -> dict[str, bool]:
+        if not os.path.isdir(self.SOCKET_DIR):
+            return {}
+        output = await run("systemctl", "show", "--property=Id,ActiveState", unit_name("*"))
+        blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
+        live = {block["Id"] for block in blocks if block.get("ActiveState", "inactive") != "inactive"}
+        enabled = {os.path.basename(path) for path in glob.glob(f"{self.UNIT_DIR}/*.wants/{unit_name('*')}")}
+        return {unit[len("vllm@") : -len(".service")]: unit in enabled for unit in live | enabled}
+
+    async def keep(self, name: str) -> None:
+        await run("systemctl", "daemon-reload")
+        await run("systemctl", "enable", unit_name(name))
+        await run("systemctl", "start", "--no-block", unit_name(name))
+
+    async def renew(self, name: str, timeout_seconds: float) -> None:
+        await self.halt(name, timeout_seconds)
+        await self.keep(name)
+
+    async def halt(self, name: str, timeout_seconds: float) -> None:
+        await run("systemctl", "stop", unit_name(name), timeout_seconds=timeout_seconds)
+        with contextlib.suppress(CommandFailed):
+            await run("systemctl", "reset-failed", unit_name(name))
+
+    async def drop(self, name: str, timeout_seconds: float) -> None:
+        await run("systemctl", "disable", unit_name(name))
+        await self.halt(name, timeout_seconds)
+
+    async def log(self, name: str, lines: int) -> str:
+        return await run("journalctl", "--no-pager", "--output=cat", f"--lines={lines}", f"--unit={unit_name(name)}")
 
 
 def _unit(block: dict[str, str]) -> Unit:
     # Not listed: failed, and activating with its wait for the next try.
     state = STATES.get(block["ActiveState"], "failed" if block["ActiveState"] == "failed" else "starting")
     return Unit(state, int(block.get("NRestarts") or 0), block.get("Result", ""))
+
+
+class Supervisor:
+    """Programs vllm@<name> of our own supervisord, each a `vllm-instance tend`, which counts the restarts."""
+
+    LOG_DIR = "/var/log/vllm"
+
+    def __init__(self, supervisord: Supervisord | None = None, run_dir: str = RUN_DIR) -> None:
+        self._supervisord = supervisord or Supervisord()
+        self._run_dir = run_dir
+
+    async def units(self, names: Collection[str]) -> dict[str, Unit]:
+        states = await _aside(self._supervisord.states)
+        return {name: self._unit(name, states.get(program_name(name))) for name in names}
+
+    def _unit(self, name: str, info: dict[str, Any] | None) -> Unit:
+        if info is None:
+            return Unit("stopped")
+        restarts = instances.restarts(name, self._run_dir)
+        state = PROGRAM_STATES.get(info["statename"], "failed")
+        if state == "running":
+            state = self._running(name)
+        return Unit(state, restarts, info["spawnerr"] or info["description"])
+
+    def _running(self, name: str) -> str:
+        """What the server does that the program sees through."""
+        if os.path.exists(os.path.join(self._run_dir, f"{name}.stopping")):
+            return "stopping"
+        main = instances.recorded(name, self._run_dir)
+        return "running" if process.living(main) and process.belongs_to(main, name) else "starting"
+
+    def processes(self, main: int) -> list[int]:
+        """All that the server's parent has started: it adopts what loses its own."""
+        seen = process.stat(main)
+        return TREE.under(seen.parent if seen and seen.parent > 1 else main)
+
+    async def restart(self, name: str) -> None:
+        await _aside(self._restart, program_name(name))
+
+    def _restart(self, program: str) -> None:
+        state = self._supervisord.state(program)
+        if state in ("STARTING", "RUNNING"):
+            self._supervisord.signal(program, RESTART_SIGNAL.name[3:])
+        elif state not in ("BACKOFF", "STOPPING"):
+            self._supervisord.start(program)
+
+    async def kill(self, name: str) -> None:
+        await _aside(_kill, name)
+        # Its parent clears up; a stopped one takes no notice.
+        await _aside(self._supervisord.signal, program_name(name), "CONT")
+
+    async def stop(self, name: str) -> None:
+        await _aside(self._supervisord.stop, program_name(name))
+
+    async def kept(self) -> dict[str, bool]:
+        try:
+            programs = await _aside(self._supervisord.states)
+        except CommandFailed:
+            return {}
+        prefix = program_name("")
+        return {program[len(prefix) :]: True for program in programs if program.startswith(prefix)}
+
+    async def keep(self, name: str) -> None:
+        await _aside(self._supervisord.add, program_name(name))
+        await _aside(self._supervisord.start, program_name(name))
+
+    async def renew(self, name: str, timeout_seconds: float) -> None:
+        await self.drop(name, timeout_seconds)
+        await self.keep(name)
+
+    async def halt(self, name: str, timeout_seconds: float) -> None:
+        if name not in await self.kept():
+            return
+        await self.stop(name)
+        await _aside(self._supervisord.wait_stopped, program_name(name), timeout_seconds)
+
+    async def drop(self, name: str, timeout_seconds: float) -> None:
+        await self.halt(name, timeout_seconds)
+        await _aside(self._supervisord.remove, program_name(name))
+
+    async def log(self, name: str, lines: int) -> str:
+        return await _aside(_tail, os.path.join(self.LOG_DIR, f"{name}.log"), lines)
+
+
+def program_name(name: str) -> str:
+    return f"vllm@{name}"
+
+
+def of(instance: Instance) -> Runtime:
+    """The runtime that keeps an instance."""
+    return named(instance.runtime)
+
+
+def named(runtime: str) -> Runtime:
+    made: dict[str, Callable[[], Runtime]] = {"systemd": Systemd, "supervisor": Supervisor}
+    return made[runtime]()
+
+
+async def units(kept: Collection[Instance]) -> dict[str, Unit]:
+    """What each instance's runtime says of it; those of a runtime that does not answer are left out."""
+    found: dict[str, Unit] = {}
+    for runtime in {instance.runtime for instance in kept}:
+        with contextlib.suppress(CommandFailed):
+            found.update(await named(runtime).units([item.name for item in kept if item.runtime == runtime]))
+    return found
+
+
+def _kill(name: str) -> None:
+    for pid in process.marked(name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _tail(path: str, lines: int) -> str:
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
+            return b"\n".join(stream.read().splitlines()[-lines:]).decode(errors="replace")
+    except OSError as error:
+        raise CommandFailed(f"{path}: {error.strerror}") from error
+
+
+async def _aside(call: Callable[..., Result], *arguments: Any) -> Result:
+    """Have a thread wait for supervisord, so that nobody else does."""
+    try:
+        return await asyncio.to_thread(call, *arguments)
+    except Refused as error:
+        raise CommandFailed(str(error)) from error
 
 
 async def run(*command: str, timeout_seconds: float = COMMAND_SECONDS) -> str:

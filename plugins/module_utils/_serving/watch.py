@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Collection, Coroutine
@@ -36,6 +35,8 @@ class Runtime(Protocol):
     """What a watcher asks of the runtime; see runtime.py."""
 
     async def units(self, names: Collection[str]) -> dict[str, Unit]: ...
+
+    def processes(self, main: int) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Watcher:
         known = self._runs()
         if known:
             return self._family.main, known
-        pid = self._recorded()
+        pid = self.instance.recorded()
         stat = process.living(pid)
         # The record may be an old one, and its pid another program's by now.
         return (pid, stat) if stat and process.belongs_to(pid, self.instance.name) else None
@@ -169,18 +170,10 @@ class Watcher:
         stat = process.living(self._family.main)
         return stat if stat and self._identity == f"{self._family.main}:{stat.start_ticks}" else None
 
-    def _recorded(self) -> int:
-        """The pid that the launcher recorded, 0 where there is no record to read."""
-        try:
-            with open(self.instance.record_path, encoding="utf-8") as stream:
-                return int(json.load(stream)["pid"])
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            return 0
-
     def _read_family(self) -> None:
         family = self._family
         known, family.ours, family.stats = family.ours, {}, {}
-        for pid in process.control_group(family.main):
+        for pid in self._runtime.processes(family.main):
             stat = process.living(pid)
             if stat is None:
                 continue

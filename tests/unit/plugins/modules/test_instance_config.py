@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {"name": "tiny", "port": 8000, "model": "/srv"}
 
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(instance_config, "running", lambda _module, _names: {})
+    monkeypatch.setattr(instance_config, "main_pid", lambda _described: 0)
     monkeypatch.setattr(serving.Instance, "run_dir", str(tmp_path / "run"), raising=False)
     return {
         "config_dir": str(tmp_path / "instances"),
@@ -111,7 +111,7 @@ class TestStale:
     @pytest.fixture(autouse=True)
     def server(self, arguments, monkeypatch, tmp_path, call):
         """A server that was started with the present configuration."""
-        monkeypatch.setattr(instance_config, "running", lambda _module, _names: {"tiny": "42"})
+        monkeypatch.setattr(instance_config, "main_pid", lambda _described: 42)
         monkeypatch.setattr(serving.Instance, "record_path", str(tmp_path / "record.json"))
         call(instance_config, **arguments)
         texts = [(Path(arguments["config_dir"]) / f"tiny.{suffix}").read_text() for suffix in ("yaml", "json")]
@@ -123,7 +123,13 @@ class TestStale:
         assert call(instance_config, **arguments)["stale"] == []
 
     @pytest.mark.parametrize(
-        "change", [{"default_args": {"seed": 1}}, {"environment": {"A": "1"}}, {"unit_checksum": "another"}]
+        "change",
+        [
+            {"default_args": {"seed": 1}},
+            {"environment": {"A": "1"}},
+            {"unit_checksum": "another"},
+            {"runtime": "supervisor"},
+        ],
     )
     def test_another_configuration_is_also_in_check_mode(self, call, arguments, change):
         assert call(instance_config, check=True, **arguments, **change)["stale"] == ["tiny"]

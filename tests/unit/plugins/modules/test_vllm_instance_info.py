@@ -23,9 +23,9 @@ from doubles.node import Runtime, Server
 
 @pytest.fixture(autouse=True)
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    runtime = Runtime(Unit("running", 1, "success"))
-    monkeypatch.setattr(vllm_instance_info, "Systemd", lambda: runtime)
-    return runtime
+    found = Runtime(Unit("running", 1, "success"))
+    monkeypatch.setattr(vllm_instance_info.runtime, "named", lambda _runtime: found)
+    return found
 
 
 @pytest.fixture(autouse=True)

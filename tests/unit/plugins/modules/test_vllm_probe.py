@@ -21,10 +21,10 @@ from doubles.node import Runtime, Server
 
 @pytest.fixture(autouse=True)
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    runtime = Runtime(Unit("running"))
-    monkeypatch.setattr(vllm_probe, "Systemd", lambda: runtime)
-    monkeypatch.setattr(vllm_probe, "journal", lambda _module, _instance: "the last words")
-    return runtime
+    found = Runtime(Unit("running"))
+    monkeypatch.setattr(vllm_probe.runtime, "named", lambda _runtime: found)
+    found.written = "the last words"
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ class TestWait:
         result = probe(wait=True, timeout_seconds=2)
         assert result["failed"]
         assert result["msg"].startswith("instance tiny does not serve after 2 s. It is loading: ")
-        assert result["msg"].endswith("The end of its journal:\nthe last words")
+        assert result["msg"].endswith("The end of its log:\nthe last words")
         assert result["instances"]["tiny"]["serves"] is False
 
     def test_crash_loop(self, probe, runtime, monkeypatch):

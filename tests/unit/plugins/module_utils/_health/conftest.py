@@ -17,6 +17,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health.settings imp
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
+from doubles.node import control_group
 
 
 class Log(list[dict[str, Any]]):
@@ -39,6 +40,9 @@ class FakeRuntime:
 
     async def units(self, names: Collection[str]) -> dict[str, Unit]:
         return dict.fromkeys(names, self.unit)
+
+    def processes(self, main: int) -> list[int]:
+        return control_group(main)
 
     async def restart(self, name: str) -> None:
         self._note("restart", name)
@@ -78,7 +82,7 @@ MakeKeeper = Callable[..., Keeper]
 
 @pytest.fixture
 def node(folder: Path, runtime: FakeRuntime) -> Node:
-    return Node(runtime, *(str(folder / name) for name in ("config", "state", "drain")))
+    return Node(lambda _instance: runtime, *(str(folder / name) for name in ("config", "state", "drain")))
 
 
 @pytest.fixture

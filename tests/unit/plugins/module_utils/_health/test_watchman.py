@@ -68,6 +68,7 @@ def node(monkeypatch: pytest.MonkeyPatch, log: Any) -> Node:
         await fake.stand_in(standing, seconds)
 
     monkeypatch.setattr(watchman.runtime, "run", fake.run)
+    monkeypatch.setattr(watchman, "service", watchman.SystemdService)
     monkeypatch.setattr(watchman.Agent, "stand_in", stand_in)
     monkeypatch.setattr(watchman, "log", log)
     monkeypatch.setattr(watchman, "ANSWER_SECONDS", 0.3)
@@ -77,7 +78,7 @@ def node(monkeypatch: pytest.MonkeyPatch, log: Any) -> Node:
 
 
 def place(folder: Path, runtime: Any) -> keeper.Node:
-    return keeper.Node(runtime, *(str(folder / name) for name in ("config", "state", "drain")))
+    return keeper.Node(lambda _instance: runtime, *(str(folder / name) for name in ("config", "state", "drain")))
 
 
 def check(node: Node, folder: Path, listening: bool = True, **settings: Any) -> None:
