@@ -60,7 +60,7 @@ def site() -> None:
 
     models.write(MODELS)
     # Packages and environment are there: such a host may have no network.
-    arguments = ("--skip-tags", "vllm_venv,health_check_install")
+    arguments = ("--skip-tags", "vllm_venv,supervisord_install,health_check_install")
     seconds, output = playbook("site.yml", *arguments)
     report("gpu", "site/first", seconds, "s")
     for name in (LARGE, PICTURES):
@@ -113,7 +113,7 @@ def call(url: str, body: Any = None) -> Any:
 # What the agent costs
 
 
-def agent(seconds: float = 60) -> None:
+def agent(seconds: float = 30) -> None:
     """Its processor time, children included, and its memory, while it looks at two idle servers and their GPU."""
     listener = process.listeners({AGENT_PORT})[AGENT_PORT]
     if listener is None:
