@@ -54,6 +54,7 @@ SILENT = {"recovery_action": "error 3"}
 CASES = [
     Case("eight sound GPUs", "ok", "none", scenario="healthy_8", expect={"count": 8, "nvlinks_active": 18}),
     Case("two sound GPUs", "ok", "none", expect={"count": 2, "name": "H100", "ecc_mode": True, "driver": "580"}),
+    Case("H200 that serves", "ok", "none", scenario="h200", expect={"count": 1, "name": "H200", "pcie_width": 16}),
     Case("GPU lost", "unhealthy", "reboot", LOST, "lost", expect={"count": 8}),
     Case("reset required", "unhealthy", "reset_gpu", "GPU 1: the driver does not use it", "reset_required"),
     Case("remap pending", "degraded", "reset_when_idle", "GPU 1: a row of its memory", "remap_pending"),
@@ -179,6 +180,14 @@ def test_facts(told: dict[str, dict[str, Any]]) -> None:
     assert [gpu["lost"] for gpu in told["GPU lost"]["info"]["gpus"]] == [index == 3 for index in range(8)]
     (orphan,) = (process for gpu in told["orphan"]["info"]["gpus"] for process in gpu["processes"])
     assert orphan["used_bytes"] >> 30 == 76
+
+
+def test_what_a_real_h200_told_is_told_again(told: dict[str, dict[str, Any]]) -> None:
+    (gpu,) = told["H200 that serves"]["info"]["gpus"]
+    assert (gpu["memory_total_bytes"], gpu["memory_used_bytes"]) == (150754820096, 92098527232)
+    assert (gpu["fabric_state"], gpu["recovery_action"], gpu["nvlinks_active"]) == ("not_supported", "none", None)
+    unknown = {"nvlink_errors", "nvlinks_active", "nvlinks_inactive", "pages_pending", "pages_retired"}
+    assert set(gpu["errors"]) == unknown
 
 
 def test_nvidia_smi_tells_what_nvml_tells(told: dict[str, dict[str, Any]]) -> None:

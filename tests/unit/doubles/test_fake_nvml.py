@@ -316,6 +316,10 @@ ANSWERS: dict[str, dict[str, object]] = {
         "n.nvmlDeviceGetPowerUsage(gpu(1))": 82180,
     },
     "healthy_8": {"n.nvmlDeviceGetCount()": 8},
+    "h200": {
+        "n.nvmlDeviceGetMemoryInfo(gpu(0)).total": 150754820096,
+        "n.nvmlDeviceGetNvLinkState(gpu(0), 0)": "error 3",
+    },
     "hang": {"n.nvmlDeviceGetName(gpu(0))": "NVIDIA H100 80GB HBM3"},
     "lost": {
         "n.nvmlDeviceGetCount()": 8,
