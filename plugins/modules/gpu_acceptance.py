@@ -23,7 +23,8 @@ attributes:
     description: Has a half on the controller, which prints the line.
     support: full
   check_mode:
-    description: Judges, and has no GPU work.
+    description: Can run in check mode.
+    details: Judges, and has no GPU work.
     support: partial
   diff_mode:
     description: There is never a difference.

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -41,7 +41,11 @@ class Host:
             return self.lines, ""
         if isinstance(self.node, Node):
             return self.node.to_json()
-        raise self.node
+        return fail(self.node)
+
+
+def fail(error: Exception) -> NoReturn:
+    raise error
 
 
 @pytest.fixture
