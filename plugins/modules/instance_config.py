@@ -110,7 +110,7 @@ options:
   runtime:
     description: What keeps the instances running. A server that another runtime has started is stale.
     type: str
-    choices: [systemd, supervisor]
+    choices: [systemd, supervisor, tmux, screen]
     default: systemd
   working_dir:
     description: Directory that the servers run in, where their unit does not say.

@@ -113,12 +113,12 @@ WRONG = [
     ),
     Case(
         "unknown runtime",
-        'vllm_runtime is "runit", an unknown runtime: use systemd or supervisor.',
+        'vllm_runtime is "runit", an unknown runtime: use systemd, supervisor, tmux or screen.',
         {"vllm_runtime": "runit"},
     ),
     Case(
         "later runtime",
-        'vllm_runtime is "docker", which is planned, but not available yet: use systemd or supervisor.',
+        'vllm_runtime is "docker", which is planned, but not available yet: use systemd, supervisor, tmux or screen.',
         {"vllm_runtime": "docker"},
     ),
     Case(

@@ -62,6 +62,7 @@ def check_agent_port(words: Words) -> Iterator[str]:
 
 
 def warnings(words: Words, options: Options | None) -> list[str]:
-    if options is not None or any(word_checks.check_version(words.version)):
-        return []
-    return [f"vllm_version is {shown(words.version)}, whose options are not known here: args are not checked."]
+    told = list(word_checks.warn_runtime(words.runtime))
+    if options is None and not any(word_checks.check_version(words.version)):
+        told.append(f"vllm_version is {shown(words.version)}, whose options are not known here: args are not checked.")
+    return told

@@ -12,14 +12,15 @@ from dataclasses import fields
 from .._health import settings as health_settings
 from .._health.settings import PREFIX
 from .._serving.instance import RUNTIMES
-from .wording import listed, missing, nearest, problem
+from .wording import listed, missing, nearest, problem, shown
 
 VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+]{0,40}")
 # What useradd takes.
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 DIRECTORY = re.compile(r"(/[A-Za-z0-9_.@+-]+)+")
 VARIANTS = ("cuda", "cpu")
-LATER_RUNTIMES = ("docker", "tmux", "screen")
+LATER_RUNTIMES = ("docker",)
+SESSIONS = ("tmux", "screen")
 
 
 def check_version(version: object) -> Iterator[str]:
@@ -44,6 +45,15 @@ def check_runtime(runtime: object) -> Iterator[str]:
         return
     meant = nearest(runtime, RUNTIMES) if isinstance(runtime, str) else None
     yield problem("vllm_runtime", runtime, "an unknown runtime", f"did you mean {meant}?" if meant else available)
+
+
+def warn_runtime(runtime: object) -> Iterator[str]:
+    """What a runtime does not keep of what the others do."""
+    if runtime in SESSIONS:
+        yield (
+            f"vllm_runtime is {shown(runtime)}, for development: nothing brings back a session that is killed,"
+            " no memory limit holds, and it starts at boot by cron alone; use systemd or supervisor in production."
+        )
 
 
 def check_user(user: object) -> Iterator[str]:

@@ -1,35 +1,73 @@
 # Copyright (c) 2026, the inferops authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vllm-instance: what the runtimes start an instance with.
+"""vllm-instance: what operators and runtimes start, stop and look at an instance with, whatever keeps it.
 
-`vllm-instance check NAME` runs as root before each start and `vllm-instance run NAME` as the service user;
-`vllm-instance tend NAME` does both as root, and stays until the server has gone.
+`start`, `stop`, `restart` and `log` are for operators. For the runtimes, `check` runs as root before each start and
+`run` as the service user; `tend` does both as root and stays until the server has gone; `keep` tends one after another.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import sys
 import time
 
 from . import instance as instances
-from . import launch
+from . import launch, runtime
 from .instance import Instance
+from .keep import Keeper
+from .runtime import CommandFailed
 from .tend import Tender
+
+LOG_LINES = 100
+MARGIN_SECONDS = 30.0
+"""A runtime has what it takes to kill a server, after the time that the server has."""
 
 
 def tend(instance: Instance) -> None:
     raise SystemExit(Tender(instance).run())
 
 
+def keep(instance: Instance) -> None:
+    Keeper(instance.name).run()
+
+
+def start(instance: Instance) -> None:
+    asyncio.run(runtime.of(instance).keep(instance.name))
+
+
+def stop(instance: Instance) -> None:
+    asyncio.run(runtime.of(instance).halt(instance.name, instance.stop_timeout_seconds + MARGIN_SECONDS))
+
+
+def restart(instance: Instance) -> None:
+    asyncio.run(runtime.of(instance).renew(instance.name, instance.stop_timeout_seconds + MARGIN_SECONDS))
+
+
+def log(instance: Instance) -> None:
+    sys.stdout.write(asyncio.run(runtime.of(instance).log(instance.name, LOG_LINES)) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="vllm-instance", description=__doc__)
-    verbs = {"check": launch.check, "run": launch.run, "tend": tend}
+    verbs = {
+        "start": start,
+        "stop": stop,
+        "restart": restart,
+        "log": log,
+        "check": launch.check,
+        "run": launch.run,
+        "tend": tend,
+        "keep": keep,
+    }
     parser.add_argument("verb", choices=list(verbs))
     parser.add_argument("name")
     arguments = parser.parse_args()
     try:
         verbs[arguments.verb](instances.load(arguments.name))
-    except (launch.CannotStart, OSError, ValueError) as error:
-        time.sleep(launch.REFUSAL_SECONDS)
+    except (launch.CannotStart, CommandFailed, OSError, ValueError) as error:
+        if verbs[arguments.verb] in (launch.check, launch.run):
+            time.sleep(launch.REFUSAL_SECONDS)
         raise SystemExit(f"vllm-instance: {arguments.name}: {error}") from error

@@ -21,7 +21,7 @@ from typing import Any
 
 CONFIG_DIR = "/etc/vllm/instances"
 RUN_DIR = "/run/vllm"
-RUNTIMES = ("systemd", "supervisor")
+RUNTIMES = ("systemd", "supervisor", "tmux", "screen")
 UNPRINTABLE = re.compile("[^ -~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 

@@ -11,8 +11,9 @@ import math
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 LISTEN = "0A"
 TITLE = "VLLM::"
@@ -26,6 +27,8 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 """Of prctl(2)."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,47 @@ def processes(proc: str = "/proc") -> Iterator[Process]:
 def belongs_to(pid: int, instance: str) -> bool:
     """Whether the process was started, directly or not, by the launcher of that instance."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as stream:
-            return f"{MARK}={instance}".encode() in stream.read().split(b"\0")
+        return f"{MARK}={instance}".encode() in _as_root(_read, f"/proc/{pid}/environ").split(b"\0")
     except OSError:
         return False
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def _links(folder: str) -> list[str]:
+    """What the links in a folder point to."""
+    found = []
+    for entry in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):  # closed since the listing
+            found.append(os.readlink(f"{folder}/{entry}"))
+    return found
+
+
+def _as_root(look: Callable[[str], Found], path: str) -> Found:
+    """Look at what a process shows to root: in a container root may have to do it as the owner."""
+    try:
+        return look(path)
+    except PermissionError:
+        if os.geteuid():
+            raise
+        with _owner_of(path):
+            return look(path)
+
+
+@contextlib.contextmanager
+def _owner_of(path: str) -> Iterator[None]:
+    """Be its owner, in this thread and for files alone."""
+    owner = os.stat(path)
+    libc = ctypes.CDLL(None)
+    group, user = libc.setfsgid(owner.st_gid), libc.setfsuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        libc.setfsuid(user)
+        libc.setfsgid(group)
 
 
 def control(option: int, value: int) -> None:
@@ -176,6 +216,17 @@ def control_group(pid: int) -> list[int]:
     return [pid]
 
 
+def commands(verb: str) -> Iterator[tuple[int, list[str]]]:
+    """Root's own `vllm-instance <verb> ...`: pid and command line of each."""
+    for found in processes():
+        with contextlib.suppress(OSError), open(f"/proc/{found.pid}/cmdline", "rb") as stream:
+            arguments = stream.read().decode(errors="replace").split("\0")[:-1]
+            # Behind the interpreter and its option.
+            ours = len(arguments) > 2 and arguments[-2] == verb and arguments[-3].endswith("/vllm-instance")
+            if ours and os.fstat(stream.fileno()).st_uid == 0:
+                yield found.pid, arguments
+
+
 class Tree:
     """Who has started whom. All who ask within a second share one look at /proc."""
 
@@ -237,12 +288,8 @@ def _listening_sockets(proc: str) -> Iterator[tuple[int, str]]:
 
 def _sockets(pid: int, proc: str) -> set[str]:
     """Inodes of the sockets that a process has open."""
-    found = set()
     try:
-        for entry in os.listdir(f"{proc}/{pid}/fd"):
-            match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"{proc}/{pid}/fd/{entry}"))
-            if match:
-                found.add(match[1])
+        links = _as_root(_links, f"{proc}/{pid}/fd")
     except OSError:
-        pass  # gone, or not ours to see
-    return found
+        return set()  # gone, or not ours to see
+    return {match[1] for match in (re.fullmatch(r"socket:\[(\d+)\]", link) for link in links) if match}

@@ -17,8 +17,8 @@ import signal
 from collections.abc import Callable, Collection
 from typing import Any, Protocol, TypeVar
 
+from . import files, process
 from . import instance as instances
-from . import process
 from .instance import RUN_DIR, Instance, unit_name
 from .supervisord import Refused, Supervisord
 from .verdict import Unit
@@ -39,6 +39,9 @@ RESTART_SIGNAL = signal.SIGUSR1
 """Has a `vllm-instance tend` end its server in peace, and itself without being stopped."""
 TAIL_BYTES = 64 * 1024
 TREE = process.Tree()
+LOG_DIR = "/var/log/vllm"
+CRON_HEAD = "SHELL=/bin/sh\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BOOT = "@reboot root"
 
 Result = TypeVar("Result")
 
@@ -148,14 +151,39 @@ def _unit(block: dict[str, str]) -> Unit:
     return Unit(state, int(block.get("NRestarts") or 0), block.get("Result", ""))
 
 
-class Supervisor:
-    """Programs vllm@<name> of our own supervisord, each a `vllm-instance tend`, which counts the restarts."""
+class _Tended:
+    """What the runtimes share whose servers are tended by a `vllm-instance tend`, which counts the restarts."""
 
-    LOG_DIR = "/var/log/vllm"
+    LOG_DIR = LOG_DIR
+
+    def __init__(self, run_dir: str = RUN_DIR) -> None:
+        self._run_dir = run_dir
+
+    def _server(self, name: str) -> str:
+        """What the server does that its parent sees through."""
+        if os.path.exists(os.path.join(self._run_dir, f"{name}.stopping")):
+            return "stopping"
+        main = instances.recorded(name, self._run_dir)
+        return "running" if process.living(main) and process.belongs_to(main, name) else "starting"
+
+    def _restarts(self, name: str) -> int:
+        return instances.restarts(name, self._run_dir)
+
+    def processes(self, main: int) -> list[int]:
+        """All that the server's parent has started: it adopts what loses its own."""
+        seen = process.stat(main)
+        return TREE.under(seen.parent if seen and seen.parent > 1 else main)
+
+    async def log(self, name: str, lines: int) -> str:
+        return await _aside(_tail, os.path.join(self.LOG_DIR, f"{name}.log"), lines)
+
+
+class Supervisor(_Tended):
+    """Programs vllm@<name> of our own supervisord."""
 
     def __init__(self, supervisord: Supervisord | None = None, run_dir: str = RUN_DIR) -> None:
+        super().__init__(run_dir)
         self._supervisord = supervisord or Supervisord()
-        self._run_dir = run_dir
 
     async def units(self, names: Collection[str]) -> dict[str, Unit]:
         states = await _aside(self._supervisord.states)
@@ -164,23 +192,10 @@ class Supervisor:
     def _unit(self, name: str, info: dict[str, Any] | None) -> Unit:
         if info is None:
             return Unit("stopped")
-        restarts = instances.restarts(name, self._run_dir)
         state = PROGRAM_STATES.get(info["statename"], "failed")
         if state == "running":
-            state = self._running(name)
-        return Unit(state, restarts, info["spawnerr"] or info["description"])
-
-    def _running(self, name: str) -> str:
-        """What the server does that the program sees through."""
-        if os.path.exists(os.path.join(self._run_dir, f"{name}.stopping")):
-            return "stopping"
-        main = instances.recorded(name, self._run_dir)
-        return "running" if process.living(main) and process.belongs_to(main, name) else "starting"
-
-    def processes(self, main: int) -> list[int]:
-        """All that the server's parent has started: it adopts what loses its own."""
-        seen = process.stat(main)
-        return TREE.under(seen.parent if seen and seen.parent > 1 else main)
+            state = self._server(name)
+        return Unit(state, self._restarts(name), info["spawnerr"] or info["description"])
 
     async def restart(self, name: str) -> None:
         await _aside(self._restart, program_name(name))
@@ -226,8 +241,107 @@ class Supervisor:
         await self.halt(name, timeout_seconds)
         await _aside(self._supervisord.remove, program_name(name))
 
-    async def log(self, name: str, lines: int) -> str:
-        return await _aside(_tail, os.path.join(self.LOG_DIR, f"{name}.log"), lines)
+
+class Session(_Tended):
+    """A detached session of a terminal multiplexer for each instance, in which `vllm-instance keep` restarts it.
+
+    The keeper is root's, and found by its command line: what lies in the run directory the service user could forge.
+    """
+
+    CRON_DIR = "/etc/cron.d"
+
+    def __init__(self, program: str, run_dir: str = RUN_DIR) -> None:
+        super().__init__(run_dir)
+        self._program = program
+
+    async def units(self, names: Collection[str]) -> dict[str, Unit]:
+        keepers = self._keepers()
+        return {
+            name: Unit(self._server(name) if name in keepers else "stopped", self._restarts(name)) for name in names
+        }
+
+    async def restart(self, name: str) -> None:
+        if not self._signal(name, RESTART_SIGNAL):
+            # What the agent started would live in the agent's own unit.
+            raise CommandFailed(f"instance {name} has no session: start it with vllm-instance start {name}")
+
+    async def kill(self, name: str) -> None:
+        await _aside(_kill, name)
+
+    async def stop(self, name: str) -> None:
+        self._signal(name, signal.SIGTERM)
+
+    async def kept(self) -> dict[str, bool]:
+        return {**dict.fromkeys(self._keepers(), False), **dict.fromkeys(self._booting(), True)}
+
+    async def keep(self, name: str) -> None:
+        booting = self._booting()
+        program = f"{instances.load(name).root}/bin/vllm-instance"
+        self._boot({**booting, name: f"{BOOT} {program} start {name}"}, booting)
+        if name in self._keepers():
+            return
+        if self._program == "tmux":
+            await run("tmux", "-L", "vllm", "-f", os.devnull, "new-session", "-d", "-s", name, program, "keep", name)
+        else:
+            await run("screen", "-c", os.devnull, "-d", "-m", "-S", f"vllm-{name}", program, "keep", name)
+
+    async def renew(self, name: str, timeout_seconds: float) -> None:
+        await self.halt(name, timeout_seconds)
+        await self.keep(name)
+
+    async def halt(self, name: str, timeout_seconds: float) -> None:
+        await self.stop(name)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_seconds
+        while name in self._keepers():
+            if loop.time() > deadline:
+                raise CommandFailed(f"instance {name} has not stopped within {timeout_seconds:g} s")
+            await asyncio.sleep(0.2)
+
+    async def drop(self, name: str, timeout_seconds: float) -> None:
+        booting = self._booting()
+        self._boot({other: line for other, line in booting.items() if other != name}, booting)
+        await self.halt(name, timeout_seconds)
+
+    @property
+    def _cron_path(self) -> str:
+        return os.path.join(self.CRON_DIR, f"vllm-{self._program}")
+
+    def _booting(self) -> dict[str, str]:
+        """The lines of the instances that cron starts with the node."""
+        try:
+            with open(self._cron_path, encoding="utf-8") as stream:
+                return {line.split()[-1]: line.strip() for line in stream if line.startswith(BOOT)}
+        except FileNotFoundError:
+            return {}
+
+    def _boot(self, wanted: dict[str, str], before: dict[str, str]) -> None:
+        if wanted == before:
+            return
+        if wanted:
+            files.replace(self._cron_path, "\n".join([CRON_HEAD, *wanted.values(), ""]), 0o644)
+        else:
+            os.unlink(self._cron_path)
+
+    def _keepers(self) -> dict[str, int]:
+        """Those that run in this multiplexer, by their instances."""
+        found = {}
+        for pid, arguments in process.commands("keep"):
+            parent = process.stat(getattr(process.stat(pid), "parent", 0))
+            if parent and parent.name.lower().startswith(self._program):
+                found[arguments[-1]] = pid
+        return found
+
+    def _signal(self, name: str, number: signal.Signals) -> bool:
+        """Whether there was a keeper to send it to."""
+        pid = self._keepers().get(name, 0)
+        with contextlib.suppress(ProcessLookupError):
+            if pid:
+                os.kill(pid, number)
+                # A stopped process takes no other signal.
+                os.kill(pid, signal.SIGCONT)
+                return True
+        return False
 
 
 def program_name(name: str) -> str:
@@ -240,7 +354,12 @@ def of(instance: Instance) -> Runtime:
 
 
 def named(runtime: str) -> Runtime:
-    made: dict[str, Callable[[], Runtime]] = {"systemd": Systemd, "supervisor": Supervisor}
+    made: dict[str, Callable[[], Runtime]] = {
+        "systemd": Systemd,
+        "supervisor": Supervisor,
+        "tmux": lambda: Session("tmux"),
+        "screen": lambda: Session("screen"),
+    }
     return made[runtime]()
 
 

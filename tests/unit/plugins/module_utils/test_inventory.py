@@ -263,10 +263,10 @@ def test_gpus_do_not_matter_on_cpu() -> None:
         (
             "runtime",
             "docker",
-            'vllm_runtime is "docker", which is planned, but not available yet: use systemd or supervisor.',
+            'vllm_runtime is "docker", which is planned, but not available yet: use',
         ),
         ("runtime", "sytemd", 'vllm_runtime is "sytemd", an unknown runtime: did you mean systemd?'),
-        ("runtime", "runit", 'vllm_runtime is "runit", an unknown runtime: use systemd or supervisor.'),
+        ("runtime", "runit", 'vllm_runtime is "runit", an unknown runtime: use systemd, supervisor, tmux or screen.'),
         ("runtime", None, "vllm_runtime is null, an unknown runtime"),
         ("user", "v llm", 'vllm_user is "v llm", which cannot name a user'),
         ("user", "root", 'vllm_user is "root", and a server must not run as root: name a user of its own'),
