@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Collection
 from typing import Any
 
+from ._driver import look as nvidia_driver
 from ._serving import process
 
 # What a process of an instance shows of itself: its unit, or its configuration file on the command line.
@@ -31,6 +32,7 @@ def look(*, paths: Collection[str], ports: Collection[int], root: str = "/") -> 
         "listeners": listeners(os.path.join(root, "proc"), ports),
         "gpu_count": gpu_count(root),
         "driver": driver(root),
+        "nvidia_driver": nvidia_driver.files(root),
     }
 
 
