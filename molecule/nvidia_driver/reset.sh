@@ -8,6 +8,7 @@ packages=$(dpkg-query --show --showformat '${Package}\n' | grep -E '^(nvidia|lib
 rm -rf /var/lib/inferops/nvidia_driver.json /run/inferops/nvidia-driver-reboot /etc/apt/preferences.d/inferops-nvidia.pref \
   /etc/apt/apt.conf.d/52inferops-nvidia /etc/apt/sources.list.d/inferops-nvidia* /etc/apt/keyrings/inferops-nvidia* \
   /etc/modprobe.d/inferops-nouveau.conf /etc/systemd/system/nvidia-persistenced.service.d /lib/modules/*/updates \
-  /var/lib/apt/lists/_srv_nvidia_[!dk]* /usr/lib/*-linux-gnu/libnvidia-ml.so*
+  /var/lib/apt/lists/_srv_nvidia_[!dk]* /usr/lib/*-linux-gnu/libnvidia-ml.so* \
+  /etc/vllm /var/lib/vllm
 cp /srv/nvidia/double-*.sources /etc/apt/sources.list.d/
 touch -d @1 /boot/initrd.img-*

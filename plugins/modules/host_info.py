@@ -95,7 +95,7 @@ host:
       sample: 580.159.04
     nvidia_driver:
       description:
-        - What files tell of the driver, as M(inferops.vllm.nvidia_driver_info) has it; packages on Debian's family only.
+        - What files tell of the driver, as M(inferops.vllm.nvidia_driver_info) does; packages on Debian's family only.
       type: dict
       returned: success
       sample: {loaded: 580.159.04, library: 580.159.04, kernels: [], packages: {}, managed: "", reboot_pending: ""}
