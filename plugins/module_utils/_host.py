@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Collection
 from typing import Any
 
+from ._driver import look as nvidia_driver
 from ._gpu import driver
 from ._serving import process
 
@@ -32,6 +33,7 @@ def look(*, paths: Collection[str], ports: Collection[int], root: str = "/") -> 
         "listeners": listeners(os.path.join(root, "proc"), ports),
         "gpu_count": gpu_count(root),
         "driver": driver.loaded(root),
+        "nvidia_driver": nvidia_driver.files(root),
     }
 
 

@@ -88,6 +88,12 @@ host:
       type: str
       returned: success
       sample: 580.159.04
+    nvidia_driver:
+      description:
+        - What files tell of the driver, as M(inferops.vllm.nvidia_driver_info) does; packages on Debian's family only.
+      type: dict
+      returned: success
+      sample: {loaded: 580.159.04, library: 580.159.04, kernels: [], packages: {}, managed: "", reboot_pending: ""}
 """
 
 from ansible.module_utils.basic import AnsibleModule

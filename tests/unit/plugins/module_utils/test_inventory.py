@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -412,6 +412,14 @@ class TestGroups:
 
 class TestHost:
     LIMITS = host.Limits(venv_disk_gb=12, shm_min_gb=1, shm_per_instance_mib=160, driver_min=580)
+    SOUND: ClassVar[dict[str, Any]] = {
+        "loaded": "580.159.04",
+        "library": "580.159.04",
+        "kernels": [],
+        "packages": {},
+        "managed": "nvidia",
+        "reboot_pending": "",
+    }
     TINY = models.Model("/srv/tiny", exists=True, has_config=True, size_bytes=5 * 10**9)
 
     def plan(self, *instances: Any, variant: str = "cuda", limits: host.Limits = LIMITS) -> host.Plan:
@@ -428,6 +436,7 @@ class TestHost:
             "listeners": [],
             "gpu_count": 2,
             "driver": "580.159.04",
+            "nvidia_driver": self.SOUND,
         }
         return {**good, **changes}
 
@@ -554,6 +563,15 @@ class TestHost:
         ]
         (problem,) = self.problems(plan, gpu_count=0)
         assert "but the host has no GPU at all" in problem
+
+    def test_state_of_the_driver(self) -> None:
+        """Which states there are is tested where they are told apart."""
+        waiting = {**self.SOUND, "reboot_pending": "driver 575.57.08 is loaded"}
+        [problem] = self.problems(self.plan(), nvidia_driver=waiting)
+        assert problem.startswith(
+            "the host waits for a reboot (driver 575.57.08 is loaded): reboot by ansible-playbook"
+        )
+        assert self.problems(self.plan(variant="cpu"), nvidia_driver=waiting) == []
 
     def test_neither_driver_nor_gpus(self) -> None:
         unlimited = host.Limits(venv_disk_gb=12, shm_min_gb=1, shm_per_instance_mib=160, driver_min=0)
