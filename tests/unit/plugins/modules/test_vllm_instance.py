@@ -50,7 +50,7 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.told: list[tuple[str, str, str]] = []
-        self.runtimes = {name: Fake(name, self.told) for name in ("systemd", "supervisor")}
+        self.runtimes = {name: Fake(name, self.told) for name in ("systemd", "supervisor", "tmux", "screen")}
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_removes_it_everywhere_and_its_files(apply: Any, node: Node) -> None:
         fake.instances["a"] = ("stopped", True)
     (node.folder / "a.yaml").touch()
     assert apply("absent")["changed_instances"] == ["a"]
-    assert node.told == [("systemd", "drop", "a"), ("supervisor", "drop", "a")]
+    assert node.told == [(name, "drop", "a") for name in node.runtimes]
     assert list(node.folder.iterdir()) == []
     assert apply("absent")["changed"] is False
 
