@@ -146,6 +146,7 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.inferops.vllm.plugins.module_utils._driver import look, state
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu import acceptance, dcgm, smoke
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.arguments import ARGUMENTS
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.facts import Gpu
@@ -165,7 +166,8 @@ def try_all(gpus: list[Gpu], deadline_seconds: float) -> list[smoke.SmokeTest]:
 def run(module: AnsibleModule) -> dict:
     params = module.params
     found = survey(params["timeout_seconds"])
-    verdict = judge(found.node, found.events, {}, Expectation(**params["expect"]), Limits(**params["limits"]), {}, {})
+    expectation, limits = Expectation(**params["expect"]), Limits(**params["limits"])
+    verdict = judge(found.node, found.events, {}, expectation, limits, {}, {}, state.faults(look.files()))
     gpus = acceptance.testable(found.node)
     disturbed = list(acceptance.users(gpus))
     works = not (disturbed or module.check_mode)

@@ -17,6 +17,8 @@ description:
     what O(expect) says. Old XIDs, of an earlier boot or from before a reset, count for nothing.
   - The verdict is V(ok), V(degraded) (serves on; somebody should know), V(drain) (what is in flight may finish first)
     or V(unhealthy).
+  - A driver that is installed in part, of several versions, without a module for a kernel that may boot, or that waits
+    for a reboot makes it V(degraded), and the reason says which command mends it.
   - What should be there is never learned from the host. Without O(expect) a GPU that is missing is noticed only where
     the PCI bus still shows it.
 extends_documentation_fragment:
@@ -118,6 +120,7 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.inferops.vllm.plugins.module_utils._driver import look, state
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.arguments import ARGUMENTS
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.survey import survey
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.verdict import (
@@ -156,9 +159,8 @@ def main() -> None:
         module.fail_json(msg=f"timeout_seconds is {params['timeout_seconds']}: write 1 or more")
     instances = indices(module, params["instances"])
     found = survey(params["timeout_seconds"])
-    verdict = judge(
-        found.node, found.events, {}, Expectation(**params["expect"]), Limits(**params["limits"]), instances, {}
-    )
+    expectation, limits = Expectation(**params["expect"]), Limits(**params["limits"])
+    verdict = judge(found.node, found.events, {}, expectation, limits, instances, {}, state.faults(look.files()))
     result = {
         "changed": False,
         **asdict(verdict),

@@ -153,6 +153,7 @@ def judge(
     limits: Limits,
     instances: Mapping[str, Sequence[int]],
     throttled_seconds: Mapping[str, float],
+    installation_faults: Sequence[str] = (),
 ) -> NodeVerdict:
     """Judge one look.
 
@@ -160,12 +161,15 @@ def judge(
     :param resets: When a GPU was last reset, by UUID, where that is known from elsewhere than the events.
     :param instances: Indices of each instance's GPUs; none are all.
     :param throttled_seconds: For how long a GPU has been slowed down, by UUID; see is_throttled.
+    :param installation_faults: What is wrong with the driver as it is installed: what runs goes on, until it is started
+        again or the host boots.
     """
     expected = len(node.pci_addresses) if expectation.count is None else expectation.count
     places = _places(node, expected)
     kernel = _Kernel(node, events, resets, limits.recent_seconds)
     blind = list(_blindness(node, expected))
-    shared = [*blind, *_of_driver(node, expectation), *kernel.of_switches()]
+    installed = [Finding(DEGRADED, INSPECT, fault) for fault in installation_faults if not _out_of_step(node)]
+    shared = [*blind, *_of_driver(node, expectation), *installed, *kernel.of_switches()]
     addresses = {place.pci_address for place in places if place.pci_address}
     own = [*_of_count(node, expectation, expected, len(places)), *kernel.elsewhere(addresses)]
     case = _Case(node, kernel, expectation, limits, throttled_seconds)

@@ -740,3 +740,17 @@ def test_what_the_driver_does_not_ask_for_is_no_reset(look: Node, events: list[E
     healthy = replace(look, gpus=(gpu(0), gpu(1)))
     for each in judged(healthy, *events).gpus[:2]:
         assert look.unresponsive or not look.source or each.action != "reset_gpu"
+
+
+@pytest.mark.parametrize(
+    ("look", "told"),
+    [
+        (node(), ["the host waits for a reboot"]),
+        # That says it already, and how.
+        (replace(node(), driver=Driver(loaded="580.95.05", library="580.105.08")), ["the driver was exchanged while"]),
+    ],
+)
+def test_driver_that_is_installed_wrongly(look: Node, told: list[str]) -> None:
+    verdict = judge(look, [], {}, NOTHING_EXPECTED, Limits(), {"tiny": [0]}, {}, ["the host waits for a reboot"])
+    assert verdict.state == verdict.instances["tiny"].state == "degraded"
+    assert [reason[: len(words)] for reason, words in zip(verdict.reasons, told, strict=True)] == told
