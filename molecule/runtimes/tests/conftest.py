@@ -122,9 +122,8 @@ def node(runtime):
 
 
 def pytest_generate_tests(metafunc):
-    if "runtime" in metafunc.fixturenames:
-        marks = {name: pytest.mark.xdist_group(host) for name, host in HOSTS.items()}
-        metafunc.parametrize("runtime", [pytest.param(name, marks=marks[name]) for name in HOSTS], scope="session")
+    runtimes = [runtime for runtime, host in HOSTS.items() if host == metafunc.cls.host]
+    metafunc.parametrize("runtime", runtimes, scope="session")
 
 
 def pytest_collection_modifyitems(items):
@@ -138,7 +137,7 @@ def pytest_terminal_summary(terminalreporter):
     for outcome in ("passed", "failed", "skipped", "error"):
         for report in terminalreporter.stats.get(outcome, []):
             clause, _bracket, rest = report.nodeid.rpartition("::")[2].partition("[")
-            runtime = rest.split("@")[0].rstrip("]")
+            runtime = rest.rstrip("]")
             reason = report.longrepr[2].removeprefix("Skipped: ") if outcome == "skipped" else ""
             cells.setdefault(clause.removeprefix("test_").replace("_", " "), {})[runtime] = {
                 "passed": "yes",

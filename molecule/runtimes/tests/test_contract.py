@@ -6,84 +6,78 @@ import json
 import time
 
 
-def test_serves(node, runtime):
-    for name, port in node.ports.items():
-        assert json.loads(node.ask(port, "/v1/models"))["data"][0]["id"] == name
-        assert json.loads(node.run(f"cat /etc/vllm/instances/{name}.json"))["runtime"] == runtime
-        node.wait(lambda name=name: node.status(name)["ready"])
+class Contract:
+    """The tests of a host, for each of its runtimes."""
 
+    def test_serves(self, node, runtime):
+        for name, port in node.ports.items():
+            assert json.loads(node.ask(port, "/v1/models"))["data"][0]["id"] == name
+            assert json.loads(node.run(f"cat /etc/vllm/instances/{name}.json"))["runtime"] == runtime
+            node.wait(lambda name=name: node.status(name)["ready"])
 
-def test_nothing_is_left_of_another_runtime(node, runtime):
-    left = {
-        "systemd": node.run("systemctl list-units --plain --no-legend 'vllm@*' || true")
-        + node.run("ls /etc/systemd/system/multi-user.target.wants | grep vllm@ || true"),
-        "supervisor": node.host.run("/opt/vllm/bin/vllm-supervisorctl status | grep vllm@").stdout,
-        "tmux": node.run("ls /etc/cron.d/vllm-tmux 2>/dev/null || true") + node.run("pgrep tmux || true"),
-        "screen": node.run("ls /etc/cron.d/vllm-screen 2>/dev/null || true") + node.run("pgrep -i screen || true"),
-    }
-    assert [name for name, found in left.items() if found.strip()] == [runtime]
+    def test_nothing_is_left_of_another_runtime(self, node, runtime):
+        left = {
+            "systemd": node.run("systemctl list-units --plain --no-legend 'vllm@*' || true")
+            + node.run("ls /etc/systemd/system/multi-user.target.wants | grep vllm@ || true"),
+            "supervisor": node.host.run("/opt/vllm/bin/vllm-supervisorctl status | grep vllm@").stdout,
+            "tmux": node.run("ls /etc/cron.d/vllm-tmux 2>/dev/null || true") + node.run("pgrep tmux || true"),
+            "screen": node.run("ls /etc/cron.d/vllm-screen 2>/dev/null || true") + node.run("pgrep -i screen || true"),
+        }
+        assert [name for name, found in left.items() if found.strip()] == [runtime]
 
+    def test_check_mode_foretells_a_switch_and_changes_nothing(self, node, runtime):
+        old = node.main()
+        other = "supervisor" if runtime == "systemd" else "systemd"
+        assert node.converge("--check", runtime=other) > 0
+        assert node.main() == old
 
-def test_check_mode_foretells_a_switch_and_changes_nothing(node, runtime):
-    old = node.main()
-    other = "supervisor" if runtime == "systemd" else "systemd"
-    assert node.converge("--check", runtime=other) > 0
-    assert node.main() == old
+    def test_second_run_changes_nothing(self, node):
+        assert node.converge() == 0
 
+    def test_starts_at_boot(self, node, runtime):
+        if runtime == "systemd":
+            assert node.host.service("vllm@open").is_enabled
+        elif runtime == "supervisor":
+            assert node.host.service("vllm-supervisord").is_enabled
+        else:
+            line = "@reboot root /opt/vllm/bin/vllm-instance start open"
+            assert line in node.run(f"cat /etc/cron.d/vllm-{runtime}").splitlines()
 
-def test_second_run_changes_nothing(node):
-    assert node.converge() == 0
+    def test_restarts_on_kill_of_the_server(self, node):
+        old, engines = node.main(), node.engines()
+        node.run(f"kill -9 {old}")
+        node.served_by_another(old)
+        assert not set(engines) & set(node.engines())
 
+    def test_restarts_on_kill_of_the_engine_and_exit_0(self, node):
+        old = node.main()
+        node.run(f"kill -9 {node.engines()[0]}")
+        node.served_by_another(old)
 
-def test_starts_at_boot(node, runtime):
-    if runtime == "systemd":
-        assert node.host.service("vllm@open").is_enabled
-    elif runtime == "supervisor":
-        assert node.host.service("vllm-supervisord").is_enabled
-    else:
-        line = "@reboot root /opt/vllm/bin/vllm-instance start open"
-        assert line in node.run(f"cat /etc/cron.d/vllm-{runtime}").splitlines()
-
-
-def test_restarts_on_kill_of_the_server(node):
-    old, engines = node.main(), node.engines()
-    node.run(f"kill -9 {old}")
-    node.served_by_another(old)
-    assert not set(engines) & set(node.engines())
-
-
-def test_restarts_on_kill_of_the_engine_and_exit_0(node):
-    old = node.main()
-    node.run(f"kill -9 {node.engines()[0]}")
-    node.served_by_another(old)
-
-
-def test_agent_heals_a_hung_engine(node):
-    node.wait(lambda: node.status("second.one")["ready"])
-    old, kills = node.main("second.one"), node.status("second.one")["actions"].get("kill", 0)
-    node.run(f"kill -STOP {node.engines('second.one')[0]}")
-    node.wait(lambda: node.status("second.one")["actions"].get("kill", 0) > kills)
-    node.served_by_another(old, "second.one")
-
-
-def test_cron_heals_a_hung_engine_without_the_agent(node):
-    node.wait(lambda: node.status("second.one")["ready"])
-    old = node.main("second.one")
-    node.run("systemctl disable --now vllm-node-agent 2>/dev/null")
-    try:
+    def test_agent_heals_a_hung_engine(self, node):
+        node.wait(lambda: node.status("second.one")["ready"])
+        old, kills = node.main("second.one"), node.status("second.one")["actions"].get("kill", 0)
         node.run(f"kill -STOP {node.engines('second.one')[0]}")
-        node.run("timeout 55 /opt/vllm/bin/vllm-health-check >/dev/null 2>&1 & ")
-        node.wait(lambda: node.main("second.one") != old and node.engines("second.one"))
-    finally:
-        node.host.run("pkill -f /opt/vllm/bin/vllm-health-check")
-        node.run("systemctl enable --now vllm-node-agent 2>/dev/null")
-    node.served_by_another(old, "second.one")
+        node.wait(lambda: node.status("second.one")["actions"].get("kill", 0) > kills)
+        node.served_by_another(old, "second.one")
 
+    def test_cron_heals_a_hung_engine_without_the_agent(self, node):
+        node.wait(lambda: node.status("second.one")["ready"])
+        old = node.main("second.one")
+        node.run("systemctl disable --now vllm-node-agent 2>/dev/null")
+        try:
+            node.run(f"kill -STOP {node.engines('second.one')[0]}")
+            node.run("timeout 55 /opt/vllm/bin/vllm-health-check >/dev/null 2>&1 & ")
+            node.wait(lambda: node.main("second.one") != old and node.engines("second.one"))
+        finally:
+            node.host.run("pkill -f /opt/vllm/bin/vllm-health-check")
+            node.run("systemctl enable --now vllm-node-agent 2>/dev/null")
+        node.served_by_another(old, "second.one")
 
-def test_stop_lets_a_stream_finish(node):
-    old = node.main()
-    body = json.dumps({"model": "open", "prompt": "a", "max_tokens": 150, "ignore_eos": True, "stream": True})
-    program = f"""
+    def test_stop_lets_a_stream_finish(self, node):
+        old = node.main()
+        body = json.dumps({"model": "open", "prompt": "a", "max_tokens": 150, "ignore_eos": True, "stream": True})
+        program = f"""
 import urllib.request as u
 headers = {{"Authorization": "Bearer {node.key}", "Content-Type": "application/json"}}
 with u.urlopen(u.Request("http://127.0.0.1:8000/v1/completions", {body.encode()}, headers), timeout=60) as answer:
@@ -91,69 +85,70 @@ with u.urlopen(u.Request("http://127.0.0.1:8000/v1/completions", {body.encode()}
         for line in answer:
             stream.write(line)
 """
-    node.run("rm -f /tmp/stream; (python3 -c %s >/dev/null 2>&1 &)", program)
-    node.wait(lambda: "data" in node.run("cat /tmp/stream"))
-    node.instance("restart")
-    text = node.run("cat /tmp/stream")
-    assert text.count("data: ") >= 150
-    assert '"finish_reason":"length"' in text
-    node.served_by_another(old)
+        node.run("rm -f /tmp/stream; (python3 -c %s >/dev/null 2>&1 &)", program)
+        node.wait(lambda: "data" in node.run("cat /tmp/stream"))
+        node.instance("restart")
+        text = node.run("cat /tmp/stream")
+        assert text.count("data: ") >= 150
+        assert '"finish_reason":"length"' in text
+        node.served_by_another(old)
+
+    def test_stop_leaves_nothing_and_is_let_be(self, node):
+        old = node.main()
+        node.instance("stop")
+        assert node.marked() == []
+        node.wait(lambda: node.status()["state"] == "down")
+        time.sleep(3)
+        assert node.marked() == []
+        node.instance("start")
+        node.served_by_another(old)
+
+    def test_one_instance_is_restarted_alone(self, node):
+        old, other = node.main(), node.main("second.one")
+        node.instance("restart")
+        node.served_by_another(old)
+        assert node.main("second.one") == other
+
+    def test_refuses_a_port_that_another_program_holds(self, node):
+        old = node.main()
+        node.instance("stop")
+        node.run("(python3 -m http.server 8000 >/dev/null 2>&1 & echo $! >/tmp/squatter)")
+        try:
+            node.wait(lambda: node.host.socket("tcp://0.0.0.0:8000").is_listening)
+            node.host.run("/opt/vllm/bin/vllm-instance start open")
+            node.wait(lambda: "port 8000 is held by python3" in node.status()["evidence"])
+        finally:
+            node.run("kill $(cat /tmp/squatter)")
+        node.served_by_another(old)
+
+    def test_keys_are_nowhere_to_be_seen(self, node):
+        config = node.host.file("/etc/vllm/instances/open.yaml")
+        assert (config.user, config.mode) == ("vllm", 0o600)
+        assert node.key not in node.run("ps axewww")
+        assert node.key not in node.run("journalctl --no-pager; cat /var/log/vllm/*.log")
+        assert node.key not in node.run("cat /etc/vllm/instances/open.json")
+
+    def test_log_is_kept_and_shown(self, node):
+        assert "Application startup complete" in node.instance("log")
+
+    def test_server_is_without_rights(self, node):
+        about = node.run(f"cat /proc/{node.main()}/status")
+        assert f"Uid:\t{node.run('id -u vllm')}\t" in about
+        assert "NoNewPrivs:\t1" in about
+        assert "CapEff:\t0000000000000000" in about
+
+    def test_removal_is_foretold_and_leaves_nothing(self, node):
+        old = node.main("second.one")
+        assert node.converge("--check", "--extra-vars=with_second=false") > 0
+        assert node.main("second.one") == old
+        assert node.converge("--extra-vars=with_second=false") > 0
+        assert node.marked("second.one") == []
+        assert "second.one" not in node.run("ls /etc/vllm/instances")
 
 
-def test_stop_leaves_nothing_and_is_let_be(node):
-    old = node.main()
-    node.instance("stop")
-    assert node.marked() == []
-    node.wait(lambda: node.status()["state"] == "down")
-    time.sleep(3)
-    assert node.marked() == []
-    node.instance("start")
-    node.served_by_another(old)
+class TestDebian12(Contract):
+    host = "debian12"
 
 
-def test_one_instance_is_restarted_alone(node):
-    old, other = node.main(), node.main("second.one")
-    node.instance("restart")
-    node.served_by_another(old)
-    assert node.main("second.one") == other
-
-
-def test_refuses_a_port_that_another_program_holds(node):
-    old = node.main()
-    node.instance("stop")
-    node.run("(python3 -m http.server 8000 >/dev/null 2>&1 & echo $! >/tmp/squatter)")
-    try:
-        node.wait(lambda: node.host.socket("tcp://0.0.0.0:8000").is_listening)
-        node.host.run("/opt/vllm/bin/vllm-instance start open")
-        node.wait(lambda: "port 8000 is held by python3" in node.status()["evidence"])
-    finally:
-        node.run("kill $(cat /tmp/squatter)")
-    node.served_by_another(old)
-
-
-def test_keys_are_nowhere_to_be_seen(node):
-    config = node.host.file("/etc/vllm/instances/open.yaml")
-    assert (config.user, config.mode) == ("vllm", 0o600)
-    assert node.key not in node.run("ps axewww")
-    assert node.key not in node.run("journalctl --no-pager; cat /var/log/vllm/*.log")
-    assert node.key not in node.run("cat /etc/vllm/instances/open.json")
-
-
-def test_log_is_kept_and_shown(node):
-    assert "Application startup complete" in node.instance("log")
-
-
-def test_server_is_without_rights(node):
-    about = node.run(f"cat /proc/{node.main()}/status")
-    assert f"Uid:\t{node.run('id -u vllm')}\t" in about
-    assert "NoNewPrivs:\t1" in about
-    assert "CapEff:\t0000000000000000" in about
-
-
-def test_removal_is_foretold_and_leaves_nothing(node):
-    old = node.main("second.one")
-    assert node.converge("--check", "--extra-vars=with_second=false") > 0
-    assert node.main("second.one") == old
-    assert node.converge("--extra-vars=with_second=false") > 0
-    assert node.marked("second.one") == []
-    assert "second.one" not in node.run("ls /etc/vllm/instances")
+class TestDebian13(Contract):
+    host = "debian13"
