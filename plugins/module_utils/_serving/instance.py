@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from . import files
+
 CONFIG_DIR = "/etc/vllm/instances"
 RUN_DIR = "/run/vllm"
 RUNTIMES = ("systemd", "supervisor", "tmux", "screen")
@@ -108,8 +110,7 @@ def unit_name(name: str) -> str:
 def recorded(name: str, run_dir: str = RUN_DIR) -> int:
     """The pid that an instance's launcher recorded, 0 where there is no record to read."""
     try:
-        with open(os.path.join(run_dir, f"{name}.json"), encoding="utf-8") as stream:
-            return int(json.load(stream)["pid"])
+        return int(files.read_json(os.path.join(run_dir, f"{name}.json"))["pid"])
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return 0
 
