@@ -146,7 +146,8 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.inferops.vllm.plugins.module_utils._driver import look, state
+from ansible_collections.inferops.vllm.plugins.module_utils._driver import look
+from ansible_collections.inferops.vllm.plugins.module_utils._driver.faults import faults
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu import acceptance, dcgm, smoke
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.arguments import ARGUMENTS
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.facts import Gpu
@@ -167,7 +168,7 @@ def run(module: AnsibleModule) -> dict:
     params = module.params
     found = survey(params["timeout_seconds"])
     expectation, limits = Expectation(**params["expect"]), Limits(**params["limits"])
-    verdict = judge(found.node, found.events, {}, expectation, limits, {}, {}, state.faults(look.files()))
+    verdict = judge(found.node, found.events, {}, expectation, limits, {}, {}, list(faults(look.files()).values()))
     gpus = acceptance.testable(found.node)
     disturbed = list(acceptance.users(gpus))
     works = not (disturbed or module.check_mode)

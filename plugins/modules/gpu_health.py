@@ -120,7 +120,8 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.inferops.vllm.plugins.module_utils._driver import look, state
+from ansible_collections.inferops.vllm.plugins.module_utils._driver import look
+from ansible_collections.inferops.vllm.plugins.module_utils._driver.faults import faults
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.arguments import ARGUMENTS
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.survey import survey
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.verdict import (
@@ -160,7 +161,7 @@ def main() -> None:
     instances = indices(module, params["instances"])
     found = survey(params["timeout_seconds"])
     expectation, limits = Expectation(**params["expect"]), Limits(**params["limits"])
-    verdict = judge(found.node, found.events, {}, expectation, limits, instances, {}, state.faults(look.files()))
+    verdict = judge(found.node, found.events, {}, expectation, limits, instances, {}, list(faults(look.files()).values()))
     result = {
         "changed": False,
         **asdict(verdict),

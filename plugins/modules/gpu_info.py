@@ -87,6 +87,10 @@ driver:
       description: The newest CUDA that the driver serves.
       type: str
       sample: "13.0"
+    libcuda:
+      description: Of the library that servers compute by, where a file tells it.
+      type: str
+      sample: 580.95.05
     mismatch:
       description: Whether these contradict each other. Servers that run go on, and none that starts finds its GPUs.
       type: bool

@@ -53,7 +53,15 @@ from types import ModuleType
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.inferops.vllm.plugins.module_utils import _gpu, _health, _serving
+from ansible_collections.inferops.vllm.plugins.module_utils import (
+    _driver,
+    _gpu,
+    _health,
+    _inventory,
+    _serving,
+)
+from ansible_collections.inferops.vllm.plugins.module_utils._driver import faults, names
+from ansible_collections.inferops.vllm.plugins.module_utils._driver import look as driver_look
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu import (
     child,
     driver,
@@ -83,6 +91,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health import (
     trial,
     watchman,
 )
+from ansible_collections.inferops.vllm.plugins.module_utils._inventory import wording
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
     client,
     command,
@@ -102,6 +111,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving import (
 )
 
 PACKAGES = {
+    "_driver": [_driver, faults, driver_look, names],
     "_gpu": [
         _gpu,
         child,
@@ -133,6 +143,7 @@ PACKAGES = {
         trial,
         watchman,
     ],
+    "_inventory": [_inventory, wording],
     "_serving": [
         _serving,
         client,

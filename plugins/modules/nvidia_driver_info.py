@@ -79,6 +79,10 @@ driver:
       description: Version of the library that programs load, empty for none.
       type: str
       sample: 580.159.04
+    libcuda:
+      description: Version of the library that servers compute by, empty for none.
+      type: str
+      sample: 580.159.04
     packages:
       description: Packages that have to do with the driver, each with C(version), C(held), and C(complete).
       type: dict

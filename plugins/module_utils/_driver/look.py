@@ -21,6 +21,7 @@ MARKER = "run/inferops/nvidia-driver-reboot"
 DPKG = "var/lib/dpkg/status"
 NAMES = re.compile(r"nvidia|^libcuda|^libnvcuvid|^libnvoptix|^cuda-drivers|^linux-headers-|^kernel-(devel|headers)")
 MODULES = ("nvidia", "nvidia-current", "nvidia-current-open")
+MODULE = re.compile(rf"({'|'.join(MODULES)})\.ko")
 EFI_SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 NOUVEAU_BLACKLIST = "etc/modprobe.d/inferops-nouveau.conf"
 TRANSACTION = re.compile(r"^(Inst|Remv) (\S+)(?: \[[^\]]*\])?(?: \((\S+))?")
@@ -35,6 +36,7 @@ def files(root: str = "/") -> dict[str, Any]:
     return {
         "loaded": versions.loaded,
         "library": versions.library,
+        "libcuda": versions.libcuda,
         "kernels": kernels(root),
         "packages": dpkg(root),
         "managed": _managed(root),
@@ -83,10 +85,8 @@ def kernels(root: str = "/") -> list[dict[str, str]]:
 
 
 def _module(folder: str) -> str:
-    for name in MODULES:
-        for path in glob.glob(os.path.join(folder, "**", f"{name}.ko*"), recursive=True):
-            return path
-    return ""
+    found = [os.path.join(place, name) for place, _folders, names in os.walk(folder) for name in names if MODULE.match(name)]
+    return min(found, default="", key=lambda path: MODULES.index(os.path.basename(path).partition(".")[0]))
 
 
 def _sort_key(release: str) -> list[tuple[int, str]]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .._inventory.wording import listed, problem, sentence
 from . import names
+from .faults import is_loose, mixed, upstream
 
 ENTERPRISE_LINUX = ("almalinux", "centos", "ol", "rhel", "rocky")
 DISTRIBUTIONS = {("debian", "12"), ("debian", "13"), ("ubuntu", "22.04"), ("ubuntu", "24.04")}
@@ -101,11 +102,6 @@ def family(distribution: Mapping[str, str]) -> str:
     if (name, version) in DISTRIBUTIONS:
         return "debian"
     return "redhat" if name in ENTERPRISE_LINUX and version.partition(".")[0] == "9" else ""
-
-
-def upstream(version: str) -> str:
-    """580.159.04 of 3:580.159.04-1.el9 or 580.159.04-0ubuntu1."""
-    return re.split(r"[-+~]", version.rpartition(":")[2])[0]
 
 
 def choose_source(settings: Settings, facts: Mapping[str, Any]) -> tuple[str, str]:
@@ -417,7 +413,7 @@ def _check_found(settings: Settings, facts: Mapping[str, Any], source: str) -> I
     version = settings.version or settings.branch + "."
     parts = {name: found for name, found in facts["packages"].items() if names.is_part(name)}
     other = {
-        name: found for name, found in parts.items() if not (fits(found["version"], version) or _is_loose(name, source))
+        name: found for name, found in parts.items() if not (fits(found["version"], version) or is_loose(name, source))
     }
     held = sorted(name for name, found in other.items() if found["held"])
     if other and not settings.upgrade:
@@ -436,10 +432,6 @@ def _check_found(settings: Settings, facts: Mapping[str, Any], source: str) -> I
     elif source == "nvidia" and not parts and facts["loaded"]:
         remedy = "set nvidia_driver_source to adopt, or remove that driver first"
         yield sentence(f"the host runs driver {facts['loaded']}, which none of its packages has brought", remedy)
-
-
-def _is_loose(package: str, source: str) -> bool:
-    return source == "distro" and package in names.LOOSE
 
 
 def fits(version: str, wanted: str) -> bool:
@@ -489,22 +481,3 @@ def _unavailable(settings: Settings, unknown: Sequence[str], offered: Mapping[st
         remedy = "choose a branch that it offers, or use a mirror that has it"
         version = settings.version or settings.branch
         yield problem("nvidia_driver_branch", version, f"but no repository has {listed(rest)} of it ({has})", remedy)
-
-
-def mixed(versions: Mapping[str, str], source: str = "nvidia") -> list[str]:
-    """A sentence where parts of the driver are of several versions."""
-    by_version: dict[str, list[str]] = {}
-    for name, version in sorted(versions.items()):
-        if _is_loose(name, source):
-            continue
-        by_version.setdefault(upstream(version), []).append(name)
-    if len(by_version) < 2:
-        return []
-    told = [f"{_some(found)} {version}" for version, found in sorted(by_version.items())]
-    remedy = "have the repository offer all of one version, and run the playbook inferops.vllm.driver_upgrade"
-    return [sentence(f"parts of the driver are of several versions ({listed(told)})", remedy)]
-
-
-def _some(packages: Collection[str]) -> str:
-    shown = sorted(packages)[:3]
-    return listed(shown) if len(packages) <= len(shown) else f"{', '.join(shown)} and {len(packages) - len(shown)} more"

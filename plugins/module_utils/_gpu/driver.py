@@ -16,6 +16,7 @@ LOADED = ("sys/module/nvidia/version", "proc/driver/nvidia/version")
 MODULES = ("nvidia", "nvidia-current", "nvidia-current-open")
 """The last two are the names of Debian's own packages."""
 LIBRARY = "libnvidia-ml.so.1"
+LIBCUDA = "libcuda.so.1"
 LIBRARY_FOLDERS = (
     f"usr/lib/{os.uname().machine}-linux-gnu",
     f"usr/lib/{os.uname().machine}-linux-gnu/nvidia/current",
@@ -32,16 +33,16 @@ BRIDGE = "0x0680"
 
 def versions(root: str = "/") -> Driver:
     """Those that files tell, with no need of the driver."""
-    return Driver(loaded=loaded(root), library=library(root))
+    return Driver(loaded=loaded(root), library=library(root), libcuda=library(root, LIBCUDA))
 
 
 def loaded(root: str = "/") -> str:
     return next(filter(None, (_version(_read(os.path.join(root, path))) for path in LOADED)), "")
 
 
-def library(root: str = "/") -> str:
+def library(root: str = "/", name: str = LIBRARY) -> str:
     for folder in LIBRARY_FOLDERS:
-        path = os.path.join(root, folder, LIBRARY)
+        path = os.path.join(root, folder, name)
         if os.path.exists(path):
             return _version(os.path.basename(os.path.realpath(path)))
     return ""

@@ -166,11 +166,14 @@ class Driver:
     """Of the library that programs load."""
     cuda: str = ""
     """The newest that the driver serves."""
+    libcuda: str = ""
+    """Of the library that servers compute by, where a file tells it."""
 
     @property
     def mismatch(self) -> bool:
         """Whether the driver was exchanged under the running module: programs that start now may not find the GPUs."""
-        return bool(self.loaded) and any(version not in ("", self.loaded) for version in (self.installed, self.library))
+        others = (self.installed, self.library, self.libcuda)
+        return bool(self.loaded) and any(version not in ("", self.loaded) for version in others)
 
 
 @dataclass(frozen=True)

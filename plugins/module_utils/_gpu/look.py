@@ -57,7 +57,7 @@ def _with_files(node: Node, root: str) -> Node:
     return replace(
         node,
         # A library that answered is the one that programs load, wherever it lies.
-        driver=replace(node.driver, loaded=versions.loaded, library=node.driver.library or versions.library),
+        driver=replace(versions, library=node.driver.library or versions.library, cuda=node.driver.cuda),
         gpus=_located(node.gpus, addresses),
         pci_addresses=addresses,
         nvswitches=nvswitches,

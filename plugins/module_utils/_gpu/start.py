@@ -40,6 +40,8 @@ def obstacle(node: Node, gpus: Collection[int], share: float) -> str:
         return "the NVIDIA driver does not answer: reboot the node"
     if not node.source:
         return _blindness(node)
+    if node.driver.loaded and node.driver.libcuda not in ("", node.driver.loaded):
+        return _exchanged(node.driver)
     found = {gpu.index: gpu for gpu in node.gpus}
     troubles = (_trouble(index, found.get(index), share) for index in gpus)
     return next(filter(None, troubles), "")
@@ -48,13 +50,14 @@ def obstacle(node: Node, gpus: Collection[int], share: float) -> str:
 def _blindness(node: Node) -> str:
     # A driver that answers serves a start as well, whatever is on the disk for the next boot.
     if node.driver.mismatch or node.code == VERSION_MISMATCH:
-        return f"the NVIDIA driver was exchanged{_versions(node.driver)}: reboot the node"
+        return _exchanged(node.driver)
     return "" if node.code is None else f"the GPUs cannot be seen: {node.error}"
 
 
-def _versions(driver: Driver) -> str:
-    others = [version for version in (driver.library, driver.installed) if version not in ("", driver.loaded)]
-    return f" ({driver.loaded} is loaded, and {others[0]} is installed)" if driver.loaded and others else ""
+def _exchanged(driver: Driver) -> str:
+    others = [found for found in (driver.library, driver.libcuda, driver.installed) if found not in ("", driver.loaded)]
+    versions = f" ({driver.loaded} is loaded, and {others[0]} is installed)" if driver.loaded and others else ""
+    return f"the NVIDIA driver was exchanged{versions}: reboot the node, drained by inferops.vllm.driver_upgrade"
 
 
 def _trouble(index: int, gpu: Gpu | None, share: float) -> str:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from . import xid_table
-from .facts import GPU_IS_LOST, RESET_REQUIRED, UNKNOWN, VERSION_MISMATCH, Gpu, Node
+from .facts import GPU_IS_LOST, RESET_REQUIRED, UNKNOWN, VERSION_MISMATCH, Driver, Gpu, Node
 from .xid import LOAD, RESET, SXID, XID, Event
 from .xid_table import CHECK_APP, INSPECT, MONITOR, NONE, REBOOT, RESET_GPU, RESET_WHEN_IDLE, RESTART_APP
 
@@ -250,13 +250,18 @@ def _of_driver(node: Node, expectation: Expectation) -> Iterator[Finding]:
     driver = node.driver
     if _out_of_step(node):
         versions = (
-            f"{driver.loaded or 'unknown'} is loaded, the library is {driver.library or 'unknown'},"
+            f"{driver.loaded or 'unknown'} is loaded, the library is {_library(driver) or 'unknown'},"
             f" the module on disk {driver.installed or 'unknown'}"
         )
         yield Finding(DEGRADED, REBOOT, f"the driver was exchanged while in use ({versions}): do not restart servers")
     found = driver.loaded or driver.library
     if expectation.driver and found and _version(found) < _version(expectation.driver):
         yield Finding(DEGRADED, INSPECT, f"driver {found} is older than {expectation.driver}")
+
+
+def _library(driver: Driver) -> str:
+    """The one that is out of step, where one is."""
+    return driver.libcuda if driver.libcuda and driver.library == driver.loaded else driver.library
 
 
 def _of_count(node: Node, expectation: Expectation, expected: int, places: int) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from .._driver import faults
 from .._gpu import verdict as gpu_verdicts
 from .._serving.verdict import STATES
 from . import policy
@@ -57,6 +58,9 @@ PLAIN: tuple[tuple[str, str, str, Callable[[Keeper], float]], ...] = (
 def _lines(keepers: list[Keeper]) -> Iterator[str]:
     yield from _family("verdict", "gauge", "1 for what the instance is, 0 for what it is not.", _verdicts(keepers))
     yield from _family("gpu", "gauge", "1 for what the GPUs of the instance are, 0 for what not.", _gpus(keepers))
+    yield from _family(
+        "driver_fault", "gauge", "1 for what is wrong with the driver as installed, 0 for what not.", _faults(keepers)
+    )
     yield from _family("actions_total", "counter", "What was done to the instance.", _actions(keepers))
     for name, kind, documentation, value in PLAIN:
         yield from _family(name, kind, documentation, [(_labels(keeper), value(keeper)) for keeper in keepers])
@@ -74,6 +78,12 @@ def _gpus(keepers: list[Keeper]) -> Samples:
     for keeper in keepers:
         for state in gpu_verdicts.STATES if keeper.instance.gpus else ():
             yield _labels(keeper, state=state), state == keeper.gpu.state
+
+
+def _faults(keepers: list[Keeper]) -> Samples:
+    for keeper in keepers:
+        for kind in faults.KINDS if keeper.instance.gpus else ():
+            yield _labels(keeper, fault=kind), kind in keeper.driver_faults
 
 
 def _actions(keepers: list[Keeper]) -> Samples:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .._driver import look as driver_look
+from .._driver.faults import faults
 from .._gpu import child, kernel_log, look, xid
 from .._gpu import verdict as verdicts
 from .._gpu.child import Child, ChildFailed, Unresponsive
@@ -23,6 +25,8 @@ from .._gpu.xid import Event
 LOOK_SECONDS = 10.0
 """What the driver has for its answer, and the kernel's log for its own."""
 POLL_SECONDS = 0.02
+INSTALLATION_SECONDS = 300.0
+"""Between looks at how the driver is installed, which reads more files than the others, and changes seldom."""
 MOST_EVENTS = 1000
 OVERLAP_SECONDS = 5.0
 """Of the kernel's log is read again: it is written by others at the same time."""
@@ -45,6 +49,9 @@ class Gpus:
         self.verdict = NodeVerdict()
         self.error = ""
         """Why the last look tells nothing; the verdict is then an earlier one."""
+        self.faults: dict[str, str] = {}
+        """What is wrong with the driver as it is installed, by kind: at the next start, or the next boot."""
+        self._installation_due = 0.0
         self._given = given
         self._log = log
         self._events: dict[Event, None] = {}
@@ -73,6 +80,7 @@ class Gpus:
             await asyncio.sleep(pause_seconds)
 
     async def look(self) -> None:
+        await self._read_installation()
         await self._read_log()
         node = await self._ask()
         silent, self._silent = self._silent, node.unresponsive
@@ -82,7 +90,14 @@ class Gpus:
             return
         before, given = self.verdict, self._given()
         self.verdict = verdicts.judge(
-            node, list(self._events), {}, Expectation(), Limits(), given, self._throttled_seconds(node)
+            node,
+            list(self._events),
+            {},
+            Expectation(),
+            Limits(),
+            given,
+            self._throttled_seconds(node),
+            list(self.faults.values()),
         )
         self._tell(before)
 
@@ -91,6 +106,18 @@ class Gpus:
             return Node.from_json(await ask(look.read))
         except (Unresponsive, ChildFailed) as error:
             return look.unanswered(error)
+
+    async def _read_installation(self) -> None:
+        if time.monotonic() < self._installation_due:
+            return
+        self._installation_due = time.monotonic() + INSTALLATION_SECONDS
+        try:
+            found = await ask(installation)
+        except (Unresponsive, ChildFailed):
+            return
+        for kind in sorted({kind for kind in {**self.faults, **found} if self.faults.get(kind) != found.get(kind)}):
+            self._log(event="driver", fault=kind, reason=found.get(kind, "mended"))
+        self.faults = found
 
     async def _read_log(self) -> None:
         began = time.monotonic()
@@ -127,6 +154,11 @@ class Gpus:
                     action=gpu.action,
                     reason=next(iter(gpu.reasons), ""),
                 )
+
+
+def installation() -> dict[str, str]:
+    """What a child answers: what is wrong with the driver as it is installed, by kind."""
+    return faults(driver_look.files())
 
 
 def says_nothing(node: Node) -> bool:

@@ -112,6 +112,11 @@ class Keeper:
         return self._gpus.of(self.instance.name)
 
     @property
+    def driver_faults(self) -> dict[str, str]:
+        """What is wrong with the driver as it is installed, by kind; of no matter to an instance without GPUs."""
+        return self._gpus.faults if self.instance.gpus else {}
+
+    @property
     def ready(self) -> bool:
         return self.verdict.serves and not self.draining and self.gpu.state not in OUT
 
@@ -125,6 +130,8 @@ class Keeper:
             state = verdicts.DRAINING
         if self.quarantine:
             state, evidence = verdicts.FAILED, f"quarantined: {self.quarantine}"
+        # It serves on, for what is on the disk counts at the next start; who looks shall know of it before.
+        evidence = "; ".join([evidence, *self.driver_faults.values()])
         return {
             "instance": self.instance.name,
             "state": state,
@@ -133,6 +140,7 @@ class Keeper:
             "ready": self.ready,
             "draining": draining,
             "gpu": {"state": gpu.state, "action": gpu.action, "reasons": list(gpu.reasons), "error": self._gpus.error},
+            "driver": self.driver_faults,
             "quarantine": self.quarantine,
             "server": self.verdict.server,
             "state_seconds": round(time.monotonic() - self.since, 1),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .._driver import state
+from .._driver.faults import faults
 from .._models.sources import NAME
 from .check import Words
 from .instances import Instance, read
@@ -92,7 +92,7 @@ def check_host(plan: Plan, facts: Mapping[str, Any]) -> list[str]:
         *check_shm(plan, facts["shm_bytes"]),
         *check_ports(plan, facts["listeners"], all_visible=facts["is_root"]),
         *(check_driver(plan, facts["driver"]) if with_gpus else ()),
-        *(state.faults(facts["nvidia_driver"]) if with_gpus else ()),
+        *(faults(facts["nvidia_driver"]).values() if with_gpus else ()),
         *(check_gpus(plan, facts["gpu_count"]) if with_gpus else ()),
     ]
 

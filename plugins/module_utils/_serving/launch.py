@@ -14,6 +14,8 @@ import os
 import signal
 import sys
 
+from .._driver import look as driver_look
+from .._driver.faults import faults
 from .._gpu import start
 from .._gpu.look import look
 from . import files, process
@@ -84,6 +86,9 @@ def gpu_trouble(instance: Instance) -> str:
     """What of its GPUs keeps it from its start; empty where nothing does, or none was given to it."""
     if not instance.gpus or environment_of(instance)[1] != "cuda":
         return ""
+    # What takes the GPUs away at the next boot is said, but keeps no server down that can start now.
+    for fault in faults(driver_look.files()).values():
+        sys.stderr.write(f"{fault}\n")
     return start.obstacle(look(GPU_SECONDS), instance.gpus, instance.gpu_memory_share)
 
 

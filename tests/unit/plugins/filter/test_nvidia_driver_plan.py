@@ -25,6 +25,7 @@ def looked(**changes: Any) -> dict[str, Any]:
         "nvswitches": 0,
         "loaded": "",
         "library": "",
+        "libcuda": "",
         "packages": {},
         "managed": "",
         "secure_boot": False,

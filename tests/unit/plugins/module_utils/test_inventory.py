@@ -415,6 +415,7 @@ class TestHost:
     SOUND: ClassVar[dict[str, Any]] = {
         "loaded": "580.159.04",
         "library": "580.159.04",
+        "libcuda": "580.159.04",
         "kernels": [],
         "packages": {},
         "managed": "nvidia",

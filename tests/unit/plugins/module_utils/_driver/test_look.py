@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.inferops.vllm.plugins.module_utils._driver import look, plan, state
+from ansible_collections.inferops.vllm.plugins.module_utils._driver import faults, look, plan, state
 
 STATUS = """Package: libcuda1
 Status: hold ok installed
@@ -98,7 +98,7 @@ def test_everything_of_a_bare_host(tmp_path: Path) -> None:
     )
     assert found["packages"]["nvidia-driver-cuda"]["version"] == "3:580.159.04-1.el9"
     assert (found["managed"], found["containers"], found["docker"], found["gpus"]) == ("", None, None, [])
-    assert state.faults(found) == []
+    assert faults.faults(found) == {}
 
 
 def test_initial_file_system_older_than_what_keeps_nouveau_out(tmp_path: Path) -> None:
@@ -163,6 +163,7 @@ def facts(**changes: Any) -> dict[str, Any]:
     good = {
         "loaded": "580.159.04",
         "library": "580.159.04",
+        "libcuda": "580.159.04",
         "managed": "nvidia",
         "nouveau": False,
         "reboot_pending": "",
@@ -181,32 +182,37 @@ HALF = {"libcuda1": {"version": "580.159.04-1", "held": False, "complete": False
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentences"),
+    ("changes", "told"),
     [
-        ({}, []),
-        ({"loaded": "", "library": "", "packages": {}, "kernels": []}, []),
+        ({}, {}),
+        ({"loaded": "", "library": "", "libcuda": "", "packages": {}, "kernels": []}, {}),
         (
             {"loaded": "575.57.08"},
-            ["the NVIDIA driver was exchanged (575.57.08 is loaded, the library is 580.159.04): reboot by"],
+            {"out_of_step": "the NVIDIA driver was exchanged (575.57.08 is loaded, the library is 580.159.04): reboot by"},
         ),
         (
             {"reboot_pending": "nouveau is loaded"},
-            ["the host waits for a reboot (nouveau is loaded): reboot by ansible-playbook"],
+            {"reboot_pending": "the host waits for a reboot (nouveau is loaded): reboot by ansible-playbook"},
         ),
-        ({"packages": OFF}, ["of several versions (nvidia-fabricmanager 580.159.03 and libcuda1 580.159.04)"]),
-        ({"packages": HALF}, ["libcuda1 is installed in part: run dpkg --configure --all"]),
+        ({"packages": OFF}, {"mixed_versions": "of several versions (nvidia-fabricmanager 580.159.03 and libcuda1 580.159.04)"}),
+        ({"packages": HALF}, {"half_installed": "libcuda1 is installed in part: run dpkg --configure --all"}),
         (
             {"kernels": [{"release": "6.1.0-41-amd64", "module": "/x"}, {"release": "6.1.0-42-amd64", "module": ""}]},
-            ["the kernel 6.1.0-42-amd64 is installed without the NVIDIA module, and a boot into it"],
+            {"module_missing": "the kernel 6.1.0-42-amd64 is installed without the NVIDIA module, and a boot into it"},
         ),
         # The running kernel of a container, or modules built into an image: nothing is known of them.
-        ({"kernels": [{"release": "6.1.0-41-amd64", "module": ""}], "managed": ""}, []),
+        ({"kernels": [{"release": "6.1.0-41-amd64", "module": ""}], "managed": ""}, {}),
+        (
+            {"libcuda": "590.48.01", "reboot_pending": "the same"},
+            {"out_of_step": "(580.159.04 is loaded, the library is 590.48.01): reboot by"},
+        ),
     ],
 )
-def test_faults(changes: dict[str, Any], sentences: list[str]) -> None:
-    found = state.faults(facts(**changes))
-    assert len(found) == len(sentences)
-    assert all(sentence in problem for sentence, problem in zip(sentences, found))
+def test_faults(changes: dict[str, Any], told: dict[str, str]) -> None:
+    found = faults.faults(facts(**changes))
+    assert list(found) == list(told)
+    assert set(found) <= set(faults.KINDS)
+    assert all(sentence in found[kind] for kind, sentence in told.items())
 
 
 def test_module_of_another_version_than_the_packages() -> None:

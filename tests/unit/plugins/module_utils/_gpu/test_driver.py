@@ -126,6 +126,7 @@ def test_installed_without_modinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (Driver(loaded="580.95.05", installed="580.95.05", library="580.95.05"), False),
         (Driver(loaded="580.95.05", library="580.159.04"), True),
         (Driver(loaded="580.95.05", installed="580.159.04"), True),
+        (Driver(loaded="580.95.05", library="580.95.05", libcuda="580.159.04"), True),
         (Driver(loaded="580.95.05", installed="580.159.04", library="580.95.05"), True),
         # Nothing is loaded yet.
         (Driver(installed="580.159.04", library="580.95.05"), False),

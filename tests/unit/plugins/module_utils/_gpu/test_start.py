@@ -33,9 +33,18 @@ def first(**changes: object) -> Node:
         (replace(NODE, driver=Driver("580.95.05", "580.105.08", "580.95.05")), ""),
         (
             Node(error="mismatch", driver=Driver("580.95.05", "580.105.08", "580.95.05")),
-            "the NVIDIA driver was exchanged (580.95.05 is loaded, and 580.105.08 is installed): reboot the node",
+            "the NVIDIA driver was exchanged (580.95.05 is loaded, and 580.105.08 is installed): reboot the node,"
+            " drained by inferops.vllm.driver_upgrade",
         ),
-        (Node(error="mismatch", code=18), "the NVIDIA driver was exchanged: reboot the node"),
+        (
+            Node(error="mismatch", code=18),
+            "the NVIDIA driver was exchanged: reboot the node, drained by inferops.vllm.driver_upgrade",
+        ),
+        (
+            replace(NODE, driver=Driver("580.95.05", "580.95.05", "580.95.05", libcuda="590.48.01")),
+            "the NVIDIA driver was exchanged (580.95.05 is loaded, and 590.48.01 is installed): reboot the node,"
+            " drained by inferops.vllm.driver_upgrade",
+        ),
         (Node(error="driver not loaded", code=9), "the GPUs cannot be seen: driver not loaded"),
         (Node(error="the child was killed"), ""),
         (first(memory_free_bytes=GIB, mig_mode=True), ""),

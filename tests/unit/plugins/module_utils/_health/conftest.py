@@ -93,12 +93,13 @@ def gpus(log: Log) -> Gpus:
 
 @pytest.fixture
 def make_keeper(folder: Path, node: Node, log: Log, gpus: Gpus) -> MakeKeeper:
-    """make_keeper(name, tell=, may_act=, **settings) -> a keeper of an instance without a server."""
+    """make_keeper(name, tell=, may_act=, given=, **settings) -> a keeper of an instance without a server."""
 
     def make(
         name: str = "tiny",
         tell: Callable[[Any], None] = lambda _event: None,
         may_act: Callable[[], bool] = lambda: True,
+        given: tuple[int, ...] = (),
         **settings: Any,
     ) -> Keeper:
         instance = Instance(
@@ -109,6 +110,7 @@ def make_keeper(folder: Path, node: Node, log: Log, gpus: Gpus) -> MakeKeeper:
             root="/o",
             config_dir=str(folder / "config"),
             run_dir=str(folder / "run"),
+            gpus=list(given),
         )
         return Keeper(instance, Settings(**settings), node, log, tell, may_act, gpus)
 

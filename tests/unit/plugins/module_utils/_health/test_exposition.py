@@ -42,6 +42,7 @@ def test_every_family_has_its_kind(make_keeper: MakeKeeper) -> None:
         "vllm_agent_draining": "gauge",
         "vllm_agent_quarantined": "gauge",
         "vllm_agent_gpu": "gauge",
+        "vllm_agent_driver_fault": "gauge",
         "vllm_agent_actions": "counter",
         "vllm_agent_restarts": "counter",
         "vllm_agent_look_age_seconds": "gauge",

@@ -13,9 +13,11 @@ from typing import Any, NoReturn
 
 import pytest
 
+from ansible_collections.inferops.vllm.plugins.module_utils._driver.faults import KINDS, MODULE_MISSING
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.child import ChildFailed, Unresponsive
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.facts import Driver, Gpu, Node
 from ansible_collections.inferops.vllm.plugins.module_utils._health import gpus as watched
+from ansible_collections.inferops.vllm.plugins.module_utils._health.exposition import page
 from ansible_collections.inferops.vllm.plugins.module_utils._health.gpus import Gpus
 from ansible_collections.inferops.vllm.plugins.module_utils._health.keeper import Keeper
 from ansible_collections.inferops.vllm.plugins.module_utils._health.server import agent_check
@@ -26,6 +28,7 @@ WELL = Node("nvml", gpus=(FIRST, SECOND))
 LOST = replace(WELL, gpus=(FIRST, replace(SECOND, lost=True)))
 ASKED = replace(WELL, gpus=(FIRST, replace(SECOND, recovery_action="drain_and_reset")))
 EXCHANGED = replace(WELL, driver=Driver("580.95.05", "580.105.08", "580.95.05"))
+MIXED = replace(WELL, driver=Driver("580.95.05", "580.95.05", "580.95.05", libcuda="580.105.08"))
 FELL = "NVRM: Xid (PCI:0000:43:00): 79, pid=1, name=x, GPU has fallen off the bus."
 
 
@@ -35,8 +38,13 @@ class Host:
     def __init__(self) -> None:
         self.node: Node | Exception = WELL
         self.lines: list[tuple[float, str]] = []
+        self.faults: dict[str, str] | Exception = {}
+        self.installation_looks = 0
 
     async def ask(self, function: Callable[..., Any], *_arguments: Any) -> Any:
+        if function is watched.installation:
+            self.installation_looks += 1
+            return fail(self.faults) if isinstance(self.faults, Exception) else self.faults
         if function is watched.kernel_log.read:
             return self.lines, ""
         if isinstance(self.node, Node):
@@ -84,7 +92,7 @@ def test_gpu_takes_its_own_instances_out_and_they_come_back(
     assert [event["state"] for event in log.of("gpu")] == [state, "ok"]
 
 
-@pytest.mark.parametrize("seen", [LOST, EXCHANGED, Unresponsive("no answer")])
+@pytest.mark.parametrize("seen", [LOST, EXCHANGED, MIXED, Unresponsive("no answer")])
 def test_nothing_is_restarted_that_could_not_start(
     host: Host, gpus: Gpus, make_keeper: Callable[..., Keeper], runtime: Any, seen: Node | Exception
 ) -> None:
@@ -134,6 +142,57 @@ def test_driver_that_does_not_answer_twice(host: Host, gpus: Gpus) -> None:
     assert gpus.of("tiny").state == "ok"
     asyncio.run(gpus.look())
     assert gpus.of("tiny").state == gpus.of("other").state == "unhealthy"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_installation_takes_no_server_out_and_is_told_of(
+    host: Host, gpus: Gpus, make_keeper: Callable[..., Keeper], log: Any, kind: str
+) -> None:
+    keeper = serving(make_keeper("tiny", given=(1,)))
+    host.faults = {kind: "the driver is not installed well: run this."}
+    asyncio.run(gpus.look())
+    status = keeper.status()
+    assert (keeper.ready, status["state"], status["gpu"]["state"]) == (True, "ready", "degraded")
+    assert status["evidence"] == "it is ready; the driver is not installed well: run this."
+    assert status["driver"] == host.faults
+    assert agent_check(["tiny"], {"tiny": keeper}) == "ready up 100%"
+    told = dict(line.rsplit(" ", 1) for line in page([keeper]).splitlines())
+    assert {
+        fault: told[f'vllm_agent_driver_fault{{name="tiny",fault="{fault}"}}'] == "1" for fault in KINDS
+    } == dict.fromkeys(KINDS, False) | {kind: True}
+    assert log.of("driver") == [{"event": "driver", "fault": kind, "reason": host.faults[kind]}]
+
+
+def test_wrong_installation_is_no_matter_to_an_instance_without_gpus(
+    host: Host, gpus: Gpus, make_keeper: Callable[..., Keeper]
+) -> None:
+    keeper = serving(make_keeper("tiny"))
+    host.faults = {KINDS[0]: "the driver is not installed well."}
+    asyncio.run(gpus.look())
+    assert (keeper.status()["driver"], keeper.status()["evidence"]) == ({}, "it is ready")
+    assert "driver_fault{" not in page([keeper])
+
+
+def test_installation_is_looked_at_seldom_and_its_mending_is_seen(
+    host: Host, gpus: Gpus, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.faults = {MODULE_MISSING: "the kernel 6.1 is installed without the NVIDIA module."}
+    for _look in range(3):
+        asyncio.run(gpus.look())
+    assert host.installation_looks == 1
+    monkeypatch.setattr(watched, "INSTALLATION_SECONDS", 0.0)
+    gpus._installation_due = 0.0
+    host.faults = ChildFailed("it was killed")
+    asyncio.run(gpus.look())
+    assert list(gpus.faults) == [MODULE_MISSING], "a look that failed says nothing"
+    host.faults = {}
+    asyncio.run(gpus.look())
+    assert gpus.faults == {}
+    assert [event["reason"] for event in log.of("driver")][1:] == ["mended"]
+
+
+def test_installation_is_read_in_a_child() -> None:
+    assert set(asyncio.run(watched.ask(watched.installation))) <= set(KINDS)
 
 
 def test_instances_without_gpus_have_none_looked_at(monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
