@@ -1,7 +1,6 @@
 #!/bin/sh
 # The host as it was before the role ran.
 set -e
-[ ! -e /srv/debian.sources ] || mv /srv/debian.sources /etc/apt/sources.list.d/
 rm -f /srv/doubles/broken-kernels /etc/apt/apt.conf.d/99-fault
 packages=$(dpkg-query --show --showformat '${Package}\n' | grep -E '^(nvidia|libnvidia|libcuda|firmware-nvidia|cuda-drivers|dkms|linux-headers)' || true)
 [ -z "$packages" ] || { echo "$packages" | xargs apt-mark unhold && echo "$packages" | xargs dpkg --purge --force-all; } >/dev/null 2>&1

@@ -161,7 +161,9 @@ def main() -> None:
     instances = indices(module, params["instances"])
     found = survey(params["timeout_seconds"])
     expectation, limits = Expectation(**params["expect"]), Limits(**params["limits"])
-    verdict = judge(found.node, found.events, {}, expectation, limits, instances, {}, list(faults(look.files()).values()))
+    verdict = judge(
+        found.node, found.events, {}, expectation, limits, instances, {}, list(faults(look.files()).values())
+    )
     result = {
         "changed": False,
         **asdict(verdict),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,13 @@ NEWEST = "99.9.9-amd64"
 MARKER = "/run/inferops/nvidia-driver-reboot"
 SECURE_BOOT = "efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 NOT_TAKEN = r"nvidia_driver_repository_url is .file:///srv/nvidia/{}., but apt does not take it \("
+POOL = "/srv/nvidia/good/pool"
+ENVIRONMENT = {
+    **os.environ,
+    "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
+    "ANSIBLE_COLLECTIONS_PATH": str(REPO / ".ansible/collections"),
+    "MOLECULE_SCENARIO_NAME": SCENARIO.name,
+}
 DRAINED = "/var/lib/vllm/drain/tiny"
 INSTANCE = {"name": "tiny", "port": 8000, "served_model_name": "tiny", "user": "nobody", "root": "/opt/vllm"}
 WRITTEN = (
@@ -72,12 +80,7 @@ def play(playbook: Path, *options: str, **variables: Any) -> Run:
                 ),
                 *(str(playbook), "-e", json.dumps(variables), *options),
             ],
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
-                "ANSIBLE_COLLECTIONS_PATH": str(REPO / ".ansible/collections"),
-                "MOLECULE_SCENARIO_NAME": SCENARIO.name,
-            },
+            env=ENVIRONMENT,
             capture_output=True,
             text=True,
             check=False,
@@ -218,6 +221,89 @@ def test_library_and_module_out_of_step_ask_for_a_reboot(hosts: dict[str, Any]) 
         assert reason in host.file(MARKER).content_string
 
 
+# What is wrong, what gpu_health says of it, and how the host came to be so. Of a key it says nothing.
+BROKEN = {
+    "half_installed": ("libcuda1 is installed in part", f"dpkg --unpack {POOL}/libcuda1_{NEW}.deb"),
+    "module_missing": (f"the kernel {NEWEST} is installed without", f"rm -r /lib/modules/{NEWEST}/updates"),
+    "kernel_too_new": (f"the kernel {NEWEST} is installed without", f"rm -r /lib/modules/{NEWEST}/updates"),
+    "mixed_versions": (
+        "parts of the driver are of several versions",
+        f"dpkg --install --force-all {POOL}/libcuda1_{NEXT}.deb && apt-mark hold libcuda1",
+    ),
+    "key": ("", "cp /srv/nvidia/expired/3bf863cc.pub /etc/apt/keyrings/inferops-nvidia.asc"),
+}
+BLOCK = re.compile(r"<!-- recover: (\w+) -->\n```sh\n(.*?)```", re.DOTALL)
+COMMANDS = {name: text.splitlines() for name, text in BLOCK.findall((REPO / "docs/DRIVERS.md").read_text())}
+
+
+@pytest.fixture
+def controllers(hosts: dict[str, Any], tmp_path: Path) -> dict[str, Path]:
+    """For each host a folder with an inventory in which it is gpu3, as in the page."""
+    folders = {}
+    for name, host in hosts.items():
+        signers = json.loads(host.file("/srv/nvidia/fingerprints.json").content_string)
+        gpu3 = {
+            "ansible_connection": "community.docker.docker",
+            "ansible_host": f"inferops-nvidia_driver-{name}",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_become": False,  # root already, without sudo
+            "nvidia_driver_source": "nvidia",
+            "nvidia_driver_repository_url": "file:///srv/nvidia/good",
+            "nvidia_driver_key_fingerprint": signers["good"],
+        }
+        folders[name] = tmp_path / name
+        (folders[name] / "inventory").mkdir(parents=True)
+        inventory = {"vllm_nodes": {"hosts": {"gpu3": gpu3}}}
+        (folders[name] / "inventory/hosts.yml").write_text(json.dumps(inventory))
+    return folders
+
+
+def told(controllers: dict[str, Path], command: str) -> dict[str, tuple[int, str]]:
+    """How a command of the controller ends for each host, and what it says; for all of them at once."""
+    started = {
+        name: subprocess.Popen(
+            shlex.split(command),
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name, folder in controllers.items()
+    }
+    said = {name: process.communicate()[0] for name, process in started.items()}
+    return {name: (process.returncode, said[name]) for name, process in started.items()}
+
+
+def wrong(hosts: dict[str, Any], controllers: dict[str, Path], sentence: str) -> set[str]:
+    """Hosts with which something is wrong."""
+    if not sentence:
+        lists = "rm -f /var/lib/apt/lists/_srv_nvidia_good*; apt-get update"
+        return {name for name, host in hosts.items() if host.run(lists).rc}
+    looked = told(controllers, "ansible vllm_nodes -i inventory -m inferops.vllm.gpu_health")
+    return {name for name, (_status, text) in looked.items() if sentence in text}
+
+
+def test_every_command_of_the_page_is_run() -> None:
+    assert set(COMMANDS) == set(BROKEN)
+
+
+@pytest.mark.parametrize("state", BROKEN)
+def test_commands_of_the_page_mend_it(hosts: dict[str, Any], controllers: dict[str, Path], state: str) -> None:
+    sentence, fault = BROKEN[state]
+    on_all(hosts, fault)
+    assert wrong(hosts, controllers, sentence) == set(NAMES)
+    for command in COMMANDS[state]:
+        if command.startswith("ansible"):
+            for status, text in told(controllers, command).values():
+                assert status == 0, text
+        else:
+            on_all(hosts, command.replace("KERNEL", NEWEST))
+    assert wrong(hosts, controllers, sentence) == set()
+    assert [installed(host) for host in hosts.values()] == [all_of(NEW)] * 2
+    on_all(hosts, f"apt-get install --yes linux-image-amd64 linux-headers-amd64 && dkms autoinstall -k {NEWEST}")
+
+
 def test_another_branch_is_refused_by_the_role(hosts: dict[str, Any]) -> None:
     """What is there, held, is in the way."""
     before = [installed(host) for host in hosts.values()]
@@ -356,11 +442,7 @@ def test_interrupted_between_pin_and_install_then_run_again_without_a_network(ba
     for host in bare.values():
         assert host.file(WRITTEN[1]).exists
         assert not installed(host)
-    on_all(
-        bare,
-        "rm /etc/apt/apt.conf.d/99-fault"
-        "; mv /etc/apt/sources.list.d/debian.sources /srv/ 2>/dev/null || mv /etc/apt/sources.list /srv/",
-    )
+    on_all(bare, "rm /etc/apt/apt.conf.d/99-fault")
     network = ("docker", "network")
     for name in NAMES:
         subprocess.run([*network, "disconnect", "inferops-nvidia_driver", f"inferops-nvidia_driver-{name}"], check=True)
@@ -373,7 +455,6 @@ def test_interrupted_between_pin_and_install_then_run_again_without_a_network(ba
             subprocess.run(
                 [*network, "connect", "inferops-nvidia_driver", f"inferops-nvidia_driver-{name}"], check=True
             )
-        on_all(bare, "[ ! -e /srv/sources.list ] || mv /srv/sources.list /etc/apt/")
 
 
 def test_driver_of_an_image_is_adopted_untouched(bare: dict[str, Any]) -> None:

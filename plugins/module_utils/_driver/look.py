@@ -85,7 +85,9 @@ def kernels(root: str = "/") -> list[dict[str, str]]:
 
 
 def _module(folder: str) -> str:
-    found = [os.path.join(place, name) for place, _folders, names in os.walk(folder) for name in names if MODULE.match(name)]
+    found = [
+        os.path.join(place, name) for place, _folders, names in os.walk(folder) for name in names if MODULE.match(name)
+    ]
     return min(found, default="", key=lambda path: MODULES.index(os.path.basename(path).partition(".")[0]))
 
 

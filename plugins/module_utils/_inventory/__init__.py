@@ -4,5 +4,6 @@
 """What can be wrong with an inventory, and with a host for it: pure functions from words and facts to sentences.
 
 A problem is one sentence that names the variable, its value and the remedy; `check.check` puts the host in front.
-Whatever the words hold, a check answers with sentences and never raises. Runs on the controller only, but for its wording.
+Whatever the words hold, a check answers with sentences and never raises. Runs on the controller only, but
+for its wording.
 """

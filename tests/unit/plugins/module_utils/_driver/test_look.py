@@ -188,13 +188,16 @@ HALF = {"libcuda1": {"version": "580.159.04-1", "held": False, "complete": False
         ({"loaded": "", "library": "", "libcuda": "", "packages": {}, "kernels": []}, {}),
         (
             {"loaded": "575.57.08"},
-            {"out_of_step": "the NVIDIA driver was exchanged (575.57.08 is loaded, the library is 580.159.04): reboot by"},
+            {"out_of_step": "(575.57.08 is loaded, the library is 580.159.04): reboot by ansible-playbook"},
         ),
         (
             {"reboot_pending": "nouveau is loaded"},
             {"reboot_pending": "the host waits for a reboot (nouveau is loaded): reboot by ansible-playbook"},
         ),
-        ({"packages": OFF}, {"mixed_versions": "of several versions (nvidia-fabricmanager 580.159.03 and libcuda1 580.159.04)"}),
+        (
+            {"packages": OFF},
+            {"mixed_versions": "of several versions (nvidia-fabricmanager 580.159.03 and libcuda1 580.159.04)"},
+        ),
         ({"packages": HALF}, {"half_installed": "libcuda1 is installed in part: run dpkg --configure --all"}),
         (
             {"kernels": [{"release": "6.1.0-41-amd64", "module": "/x"}, {"release": "6.1.0-42-amd64", "module": ""}]},
