@@ -53,7 +53,7 @@ def half_installed(facts: Mapping[str, Any]) -> Iterator[str]:
     half = sorted(name for name, found in facts["packages"].items() if names.is_part(name) and not found["complete"])
     if half:
         yield sentence(
-            f"{listed(half[:3])} {'are' if len(half) > 1 else 'is'} installed in part", "run dpkg --configure --all"
+            f"{listed(half[:3])} {'are' if len(half) > 1 else 'is'} installed in part", "run dpkg --configure -a"
         )
 
 

@@ -198,7 +198,7 @@ HALF = {"libcuda1": {"version": "580.159.04-1", "held": False, "complete": False
             {"packages": OFF},
             {"mixed_versions": "of several versions (nvidia-fabricmanager 580.159.03 and libcuda1 580.159.04)"},
         ),
-        ({"packages": HALF}, {"half_installed": "libcuda1 is installed in part: run dpkg --configure --all"}),
+        ({"packages": HALF}, {"half_installed": "libcuda1 is installed in part: run dpkg --configure -a"}),
         (
             {"kernels": [{"release": "6.1.0-41-amd64", "module": "/x"}, {"release": "6.1.0-42-amd64", "module": ""}]},
             {"module_missing": "the kernel 6.1.0-42-amd64 is installed without the NVIDIA module, and a boot into it"},

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,8 +134,10 @@ class TestLauncher:
         return child
 
     def test_leftovers_of_this_instance_are_removed_and_no_others(self):
-        with self.engine("mine") as mine, self.engine("minefield") as other:
-            launch.check(instance(name="mine", port=_free_port()))
+        # Of no other run of these tests on this host.
+        name = f"mine-{uuid.uuid4().hex[:12]}"
+        with self.engine(name) as mine, self.engine(f"{name}field") as other:
+            launch.check(instance(name=name, port=_free_port()))
             assert mine.wait(5) == -9
             assert other.poll() is None
             other.kill()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 import xmlrpc.client
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -27,7 +28,9 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime imp
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.supervisord import Refused, Supervisord
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
 
-PROGRAM = "vllm@tiny"
+NAME = f"tiny-{uuid.uuid4().hex[:12]}"
+"""Processes are found by it on the whole host, beside those of other tests and of containers."""
+PROGRAM = f"vllm@{NAME}"
 
 
 class Double:
@@ -131,7 +134,7 @@ def runtime(double: Double, tmp_path: Path) -> Supervisor:
 
 
 def unit(runtime: Supervisor) -> Unit:
-    return asyncio.run(runtime.units(["tiny"]))["tiny"]
+    return asyncio.run(runtime.units([NAME]))[NAME]
 
 
 @pytest.mark.parametrize(
@@ -158,15 +161,15 @@ def test_program_that_it_does_not_have_is_stopped(runtime: Supervisor) -> None:
 
 def test_program_with_a_server_runs(double: Double, runtime: Supervisor, tmp_path: Path) -> None:
     double.states = {PROGRAM: "RUNNING"}
-    (tmp_path / "tiny.restarts").write_text("3")
-    with subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: "tiny"}) as server:
-        (tmp_path / "tiny.json").write_text(json.dumps({"pid": server.pid}))
-        while not process.belongs_to(server.pid, "tiny"):
+    (tmp_path / f"{NAME}.restarts").write_text("3")
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: NAME}) as server:
+        (tmp_path / f"{NAME}.json").write_text(json.dumps({"pid": server.pid}))
+        while not process.belongs_to(server.pid, NAME):
             time.sleep(0.01)
         assert unit(runtime) == Unit("running", 3, "pid 1")
-        (tmp_path / "tiny.stopping").touch()
+        (tmp_path / f"{NAME}.stopping").touch()
         assert unit(runtime).state == "stopping"
-        asyncio.run(runtime.kill("tiny"))
+        asyncio.run(runtime.kill(NAME))
         assert server.wait(5) == -9
     assert double.told == [("signalProcess", PROGRAM, "CONT")]
 
@@ -174,7 +177,7 @@ def test_program_with_a_server_runs(double: Double, runtime: Supervisor, tmp_pat
 @pytest.mark.parametrize("count", ["", "x", "-5", "9" * 30])
 def test_damaged_count_is_none_or_a_number(double: Double, runtime: Supervisor, tmp_path: Path, count: str) -> None:
     double.states = {PROGRAM: "RUNNING"}
-    (tmp_path / "tiny.restarts").write_text(count)
+    (tmp_path / f"{NAME}.restarts").write_text(count)
     assert unit(runtime).restarts >= 0
 
 
@@ -192,37 +195,37 @@ def test_restart_never_leaves_it_stopped(
     double: Double, runtime: Supervisor, state: str, told: list[tuple[Any, ...]]
 ) -> None:
     double.states = {PROGRAM: state}
-    asyncio.run(runtime.restart("tiny"))
+    asyncio.run(runtime.restart(NAME))
     assert double.told == told
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "EXITED", "STOPPED", "FATAL"])
 def test_stop_holds_where_it_was_about_to_be_started_again(double: Double, runtime: Supervisor, state: str) -> None:
     double.states = {PROGRAM: state}
-    asyncio.run(runtime.stop("tiny"))
+    asyncio.run(runtime.stop(NAME))
     assert double.states[PROGRAM] in supervisord.OFF
 
 
 def test_keeps_renews_and_drops(double: Double, runtime: Supervisor) -> None:
-    asyncio.run(runtime.keep("tiny"))
-    assert asyncio.run(runtime.kept()) == {"tiny": True}
+    asyncio.run(runtime.keep(NAME))
+    assert asyncio.run(runtime.kept()) == {NAME: True}
     double.told.clear()
-    asyncio.run(runtime.renew("tiny", 5))
+    asyncio.run(runtime.renew(NAME, 5))
     assert [call[0] for call in double.told][:4] == [
         "stopProcess",
         "removeProcessGroup",
         "reloadConfig",
         "addProcessGroup",
     ]
-    asyncio.run(runtime.drop("tiny", 5))
+    asyncio.run(runtime.drop(NAME, 5))
     assert (double.states, asyncio.run(runtime.kept())) == ({}, {})
-    asyncio.run(runtime.drop("tiny", 5))
+    asyncio.run(runtime.drop(NAME, 5))
 
 
 def test_supervisord_that_does_not_answer(tmp_path: Path) -> None:
     absent = Supervisor(Supervisord(str(tmp_path / "none")), str(tmp_path))
     with pytest.raises(CommandFailed, match=r"supervisord does not answer on .*none: .*No such file"):
-        asyncio.run(absent.units(["tiny"]))
+        asyncio.run(absent.units([NAME]))
     assert asyncio.run(absent.kept()) == {}
 
 
@@ -234,8 +237,8 @@ def test_refusals_are_told(tmp_path: Path) -> None:
 
 def test_log_is_the_end_of_the_file(runtime: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Supervisor, "LOG_DIR", str(tmp_path))
-    (tmp_path / "tiny.log").write_bytes(b"first\n" * 20000 + b"last \xff\nwords\n")
-    assert asyncio.run(runtime.log("tiny", 2)) == "last \ufffd\nwords"
+    (tmp_path / f"{NAME}.log").write_bytes(b"first\n" * 20000 + b"last \xff\nwords\n")
+    assert asyncio.run(runtime.log(NAME, 2)) == "last \ufffd\nwords"
     with pytest.raises(CommandFailed, match="No such file"):
         asyncio.run(runtime.log("other", 2))
 

@@ -94,7 +94,9 @@ class Place:
         )
 
     def await_server(self) -> int:
-        wait_until(lambda: self.instance.recorded() and len(process.marked(self.name)) == 2 and process.leftovers(self.name))
+        wait_until(
+            lambda: self.instance.recorded() and len(process.marked(self.name)) == 2 and process.leftovers(self.name)
+        )
         return self.instance.recorded()
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
