@@ -151,7 +151,7 @@ def unit(runtime: Supervisor) -> Unit:
     ],
 )
 def test_states(double: Double, runtime: Supervisor, state: str, expected: str) -> None:
-    double.states = {PROGRAM: state, "vllm@tiny2": "RUNNING"}
+    double.states = {PROGRAM: state, f"{PROGRAM}2": "RUNNING"}
     assert unit(runtime).state == expected
 
 
