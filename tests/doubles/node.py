@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
-from ansible_collections.inferops.vllm.plugins.module_utils._serving.process import MARK
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.process import MARK, belongs_to
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
 
@@ -101,6 +101,9 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        # The kernel shows the environment a moment after the program has become another, a long one where it is busy.
+        while self.process.poll() is None and not belongs_to(self.process.pid, self.instance.name):
+            time.sleep(0.01)
         self.record.write_text(json.dumps({"pid": self.process.pid}))
         return self
 
