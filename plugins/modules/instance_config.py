@@ -161,7 +161,6 @@ surplus:
 """
 
 import grp
-import json
 import os
 import pwd
 
@@ -169,7 +168,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.start import memory_share
 from ansible_collections.inferops.vllm.plugins.module_utils._models.sources import is_hub_id
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import files, generations, process
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import files, generations
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 KEYS_OPTION = "api-key"
@@ -328,28 +327,6 @@ class Files:
         return self.module.set_group_if_different(path, group, changed)
 
 
-def main_pid(described: serving.Instance) -> int:
-    """Main process of the running server, whatever keeps it; 0 where none runs."""
-    pid = described.recorded()
-    if process.living(pid) and process.belongs_to(pid, described.name):
-        return pid
-    return next(iter(process.marked(described.name)), 0)
-
-
-def is_stale(described: serving.Instance, config: str, pid: int) -> bool:
-    """Whether the running server was started with anything but the present configuration."""
-    try:
-        record = json.loads(read(described.record_path))
-    except ValueError:
-        return True
-    present = {
-        "pid": pid,
-        "digest": serving.digest(config, described.dump()),
-        "venv": described.venv,
-    }
-    return record != present
-
-
 def run(module: AnsibleModule) -> dict:
     params = module.params
     files = Files(module)
@@ -358,8 +335,8 @@ def run(module: AnsibleModule) -> dict:
         described = describe(spec, params)
         config = serving.dump_config(options(spec, params))
         texts = (config, described.dump())
-        pid = main_pid(described)
-        is_old = bool(pid) and is_stale(described, config, pid)
+        pid = generations.main_pid(described)
+        is_old = bool(pid) and generations.is_stale(described, config, pid)
         in_use = generations.texts(described.name, params["config_dir"])
         if files.put(described.name, texts, is_old and all(in_use) and in_use != texts, bool(params["api_keys"])):
             changed_instances.append(described.name)

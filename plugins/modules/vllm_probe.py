@@ -44,6 +44,12 @@ options:
     description: Completions in a row, half a second or more apart, that make an instance a serving one.
     type: int
     default: 1
+  approve:
+    description:
+      - Keep the configuration of those that serve, where O(wait=true), as one to go back to, unless their servers were
+        started with another one.
+    type: bool
+    default: false
   timeout_seconds:
     description: Seconds within which all of them must serve; without O(wait) the seconds that one look may take.
     type: int
@@ -119,7 +125,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health_settings
 from ansible_collections.inferops.vllm.plugins.module_utils._health import trial
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import runtime
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import generations, runtime
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 
 LOG_LINES = 15
@@ -157,11 +163,22 @@ def log(instance: serving.Instance) -> str:
         return str(error)
 
 
+def approve(instances: list[serving.Instance], config_dir: str) -> None:
+    for instance in instances:
+        config, _description = generations.texts(instance.name, config_dir)
+        if not generations.is_stale(instance, config, generations.main_pid(instance)):
+            generations.approve(instance.name, config_dir)
+
+
 def report(module: AnsibleModule, instances: list[serving.Instance], seen: dict, made: trial.Plan) -> dict:
     shown = {name: trial.shown(found) for name, found in seen.items()}
     result = {"changed": False, "instances": shown}
     missing = [instance for instance in instances if seen[instance.name].successes < made.successes]
-    if made.once or not missing:
+    if made.once:
+        return result
+    if not missing:
+        if module.params["approve"]:
+            approve(instances, module.params["config_dir"])
         return result
     for instance in missing:
         found = seen[instance.name]
@@ -180,6 +197,7 @@ def main() -> None:
             "names": {"type": "list", "elements": "str"},
             "wait": {"type": "bool", "default": False},
             "consecutive_successes": {"type": "int", "default": 1},
+            "approve": {"type": "bool", "default": False},
             "timeout_seconds": {"type": "int"},
             "config_dir": {"type": "path", "default": serving.CONFIG_DIR},
             "_slice": {"type": "dict"},

@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 
-from . import files
+from . import files, process
 from . import instance as instances
+from .instance import Instance
 
 STAGED = "staged"
 GOOD = "good"
@@ -93,6 +94,23 @@ def stage(name: str, kind: str, config_dir: str = instances.CONFIG_DIR) -> None:
 def unstage(name: str, config_dir: str = instances.CONFIG_DIR) -> None:
     """Leave the present configuration as it is, whatever was to come next."""
     _remove(name, directory(STAGED, config_dir))
+
+
+def main_pid(described: Instance) -> int:
+    """Main process of the running server, whatever keeps it; 0 where none runs."""
+    pid = described.recorded()
+    if process.living(pid) and process.belongs_to(pid, described.name):
+        return pid
+    return next(iter(process.marked(described.name)), 0)
+
+
+def is_stale(described: Instance, config: str, pid: int) -> bool:
+    """Whether the running server was started with anything but this configuration."""
+    try:
+        record = files.read_json(described.record_path)
+    except (OSError, ValueError, RecursionError):
+        return True
+    return bool(record != {"pid": pid, "digest": instances.digest(config, described.dump()), "venv": described.venv})
 
 
 def forget(name: str, config_dir: str = instances.CONFIG_DIR) -> None:
