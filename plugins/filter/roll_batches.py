@@ -55,19 +55,10 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.inferops.vllm.plugins.plugin_utils.capacity import count
+
 BATCHES = (1, "25%", "100%")
 MIN_READY = "50%"
-
-
-def count(variable: str, value: Any, whole: int, up: bool) -> int:
-    """A number, or a percentage of the whole, rounded up or down."""
-    text = str(value).strip()
-    number = text[:-1] if text.endswith("%") else text
-    if not number.isdecimal():
-        raise AnsibleFilterError(f"{variable} is {value!r}: write a number of nodes or a percentage of them.")
-    if not text.endswith("%"):
-        return int(number)
-    return -(-whole * int(number) // 100) if up else whole * int(number) // 100
 
 
 def names_of(host: str, hostvars: Mapping[str, Mapping[str, Any]]) -> set[str]:
