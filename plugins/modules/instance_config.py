@@ -295,7 +295,9 @@ class Files:
             self._put(os.path.join(folder, f"{name}.yaml"), texts[0], secret),
             self._put(os.path.join(folder, f"{name}.json"), texts[1], secret=False),
         ]
-        return any(changed) or (not stage and self._unstage(name))
+        if not stage:
+            changed.append(self._unstage(name))
+        return any(changed)
 
     def _unstage(self, name: str) -> bool:
         if not generations.has(generations.STAGED, name, self.directory):
