@@ -12,8 +12,9 @@ author:
   - The inferops authors (@inferops)
 description:
   - Writes for each instance C(<name>.yaml), read by C(vllm serve --config), and C(<name>.json), read by the node's own
-    tools, and says which running servers were started with another configuration, unit or environment than the
-    present one.
+    tools, and says which running servers were started with another configuration, unit or environment than these.
+  - The files of such a server are put aside in C(staged) beside O(config_dir) until M(inferops.vllm.vllm_instance)
+    restarts it. One that ends before then is started again with what it had.
   - Starts, stops and restarts nothing.
 attributes:
   check_mode:
@@ -91,6 +92,9 @@ options:
     description: Directory of the virtual environments and their link C(current).
     type: path
     default: /opt/vllm
+  venv:
+    description: Virtual environment of the servers; the one that C(current) points to where not set.
+    type: path
   config_dir:
     description: Directory of the files; created where missing.
     type: path
@@ -157,7 +161,6 @@ surplus:
 """
 
 import grp
-import json
 import os
 import pwd
 
@@ -165,7 +168,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.start import memory_share
 from ansible_collections.inferops.vllm.plugins.module_utils._models.sources import is_hub_id
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import files, process
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import files, generations
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 KEYS_OPTION = "api-key"
@@ -223,6 +226,7 @@ def describe(spec: dict, params: dict) -> serving.Instance:
         served_model_name=served_names(spec)[0],
         user=params["user"],
         root=params["root"],
+        venv=params["venv"] or os.path.realpath(os.path.join(params["root"], "current")),
         runtime=params["runtime"],
         address="127.0.0.1" if params["host"] in ("0.0.0.0", "::") else params["host"],
         environment=environment(spec, params),
@@ -260,14 +264,20 @@ class Files:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.directory = module.params["config_dir"]
+        self.staged = generations.directory(generations.STAGED, self.directory)
         self.diffs: list[dict] = []
-        self.changed = not os.path.isdir(self.directory)
+        self.changed = False
         # In check mode the service user may be missing still.
         self.known_user = self._has_user(module.params["user"])
-        if not module.check_mode:
-            os.makedirs(self.directory, exist_ok=True)
-        if not self.changed or not module.check_mode:
-            self.changed |= self._own(self.directory, 0o750, "root")
+        self._make(self.directory)
+
+    def _make(self, directory: str) -> None:
+        missing = not os.path.isdir(directory)
+        self.changed |= missing
+        if not self.module.check_mode:
+            os.makedirs(directory, exist_ok=True)
+        if not missing or not self.module.check_mode:
+            self.changed |= self._own(directory, 0o750, "root")
 
     @staticmethod
     def _has_user(user: str) -> bool:
@@ -276,7 +286,28 @@ class Files:
         except KeyError:
             return False
 
-    def put(self, path: str, text: str, secret: bool) -> bool:
+    def put(self, name: str, texts: tuple[str, str], stage: bool, secret: bool) -> bool:
+        """Write the files of an instance where they belong; whether anything changed."""
+        if stage:
+            self._make(self.staged)
+        folder = self.staged if stage else self.directory
+        changed = [
+            self._put(os.path.join(folder, f"{name}.yaml"), texts[0], secret),
+            self._put(os.path.join(folder, f"{name}.json"), texts[1], secret=False),
+        ]
+        if not stage:
+            changed.append(self._unstage(name))
+        return any(changed)
+
+    def _unstage(self, name: str) -> bool:
+        if not generations.has(generations.STAGED, name, self.directory):
+            return False
+        if not self.module.check_mode:
+            generations.unstage(name, self.directory)
+        self.changed = True
+        return True
+
+    def _put(self, path: str, text: str, secret: bool) -> bool:
         before = read(path)
         changed = before != text
         if changed:
@@ -298,28 +329,6 @@ class Files:
         return self.module.set_group_if_different(path, group, changed)
 
 
-def main_pid(described: serving.Instance) -> int:
-    """Main process of the running server, whatever keeps it; 0 where none runs."""
-    pid = described.recorded()
-    if process.living(pid) and process.belongs_to(pid, described.name):
-        return pid
-    return next(iter(process.marked(described.name)), 0)
-
-
-def is_stale(described: serving.Instance, config: str, pid: int) -> bool:
-    """Whether the running server was started with anything but the present configuration."""
-    try:
-        record = json.loads(read(described.record_path))
-    except ValueError:
-        return True
-    present = {
-        "pid": pid,
-        "digest": serving.digest(config, described.dump()),
-        "venv": os.path.realpath(os.path.join(described.root, "current")),
-    }
-    return record != present
-
-
 def run(module: AnsibleModule) -> dict:
     params = module.params
     files = Files(module)
@@ -327,15 +336,14 @@ def run(module: AnsibleModule) -> dict:
     for spec in params["instances"]:
         described = describe(spec, params)
         config = serving.dump_config(options(spec, params))
-        changed = [
-            files.put(described.config_path, config, secret=bool(params["api_keys"])),
-            files.put(described.description_path, described.dump(), secret=False),
-        ]
-        if any(changed):
-            changed_instances.append(spec["name"])
-        pid = main_pid(described)
-        if pid and is_stale(described, config, pid):
-            stale.append(spec["name"])
+        texts = (config, described.dump())
+        pid = generations.main_pid(described)
+        is_old = bool(pid) and generations.is_stale(described, config, pid)
+        in_use = generations.texts(described.name, params["config_dir"])
+        if files.put(described.name, texts, is_old and all(in_use) and in_use != texts, bool(params["api_keys"])):
+            changed_instances.append(described.name)
+        if is_old:
+            stale.append(described.name)
     wanted = {spec["name"] for spec in params["instances"]}
     return {
         "changed": files.changed,
@@ -371,6 +379,7 @@ def main() -> None:
             "host": {"type": "str", "default": "0.0.0.0"},
             "user": {"type": "str", "default": "vllm"},
             "root": {"type": "path", "default": "/opt/vllm"},
+            "venv": {"type": "path"},
             "config_dir": {"type": "path", "default": serving.CONFIG_DIR},
             "shm_megabytes": {"type": "int", "default": 160},
             "start_grace_seconds": {"type": "int", "default": 600},

@@ -99,6 +99,15 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+ansible_facts:
+  description: Facts to add to C(ansible_facts).
+  returned: success
+  type: dict
+  contains:
+    vllm_venv:
+      description: Directory of the environment.
+      type: str
+      sample: /opt/vllm/venvs/0.33.0
 path:
   description: Directory of the environment.
   type: str
@@ -268,6 +277,7 @@ def run(module: AnsibleModule) -> dict:
     result = {
         "changed": not venv.complete or previous != os.path.realpath(venv.path),
         "path": venv.path,
+        "ansible_facts": {"vllm_venv": venv.path},
         "installed": not venv.complete,
         "previous": previous,
         "diff": {

@@ -55,6 +55,15 @@ options:
         and the instances stay drained.
     type: int
     default: 300
+  overdue:
+    description:
+      - What to do when O(timeout_seconds) are over and something is still in flight.
+      - V(fail) fails, V(wait) waits for as long as it takes, and V(cut) goes on, which ends what is in flight if the
+        server is stopped next.
+    type: str
+    choices: [fail, wait, cut]
+    default: fail
+    version_added: "0.1.0"
   settle_seconds:
     description:
       - Seconds that load balancers take to learn of a new drain, before which no look counts. Longer than the time
@@ -117,6 +126,7 @@ instances:
 """
 
 import asyncio
+import math
 import time
 from dataclasses import asdict
 
@@ -180,12 +190,12 @@ def run(module: AnsibleModule) -> dict:
     began = now - step.get("waited", 0.0)
     # The first slice knows what was drained anew, and the later ones learn it from there.
     fresh = (step.get("progress") or {}).get("fresh", bool(flags.changed))
-    deadline = began + params["timeout_seconds"]
+    deadline = began + (math.inf if params["overdue"] == "wait" else params["timeout_seconds"])
     found = asyncio.run(
         wait(
             instances,
             began + params["settle_seconds"] if fresh else began,
-            min(deadline, now + step.get("seconds", params["timeout_seconds"])),
+            min(deadline, now + step.get("seconds", math.inf)),
         )
     )
     for name, (in_flight, _empty) in found.items():
@@ -195,9 +205,12 @@ def run(module: AnsibleModule) -> dict:
         return result
     if time.monotonic() >= deadline:
         numbers = "; ".join(rest)
+        if params["overdue"] == "cut":
+            module.warn(f"after {params['timeout_seconds']} s not everything is finished: {numbers}")
+            return result
         module.fail_json(
             msg=f"after {params['timeout_seconds']} s not everything is finished: {numbers}."
-            " The instances stay drained: wait longer with timeout_seconds, or go on without with wait: false",
+            " The instances stay drained: wait longer with timeout_seconds or overdue=wait, or go on with overdue=cut",
             **result,
         )
     return {**result, "_slice": {"fresh": fresh}}
@@ -211,6 +224,7 @@ def main() -> None:
             "reason": {"type": "str", "default": "drained by Ansible"},
             "wait": {"type": "bool", "default": True},
             "timeout_seconds": {"type": "int", "default": 300},
+            "overdue": {"type": "str", "choices": ["fail", "wait", "cut"], "default": "fail"},
             "settle_seconds": {"type": "int", "default": 5},
             "config_dir": {"type": "path", "default": serving.CONFIG_DIR},
             "drain_dir": {"type": "path", "default": drain.DIRECTORY},

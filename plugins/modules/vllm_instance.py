@@ -14,6 +14,7 @@ description:
   - Has the runtime of instances start or stop them, now and at every boot.
   - An instance that another runtime still keeps is left with it by O(state=started), and moved by O(state=restarted).
     The old one is stopped and removed before the new one starts, so no two of them ever serve.
+  - A configuration that M(inferops.vllm.instance_config) has put aside for a running server takes its place here.
   - Waits until servers are gone, and not until they serve. M(inferops.vllm.vllm_probe) does that.
 attributes:
   check_mode:
@@ -76,7 +77,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import runtime
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import generations, runtime
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 
 LIVE = ("running", "starting")
@@ -105,7 +106,8 @@ class Instances:
 
     def _wanted(self, name: str) -> str:
         """The runtime that an instance is to have."""
-        return self._params["runtime"] or serving.load(name, self._params["config_dir"]).runtime
+        folder = generations.next_folder(name, self._params["config_dir"])
+        return self._params["runtime"] or serving.load(name, folder).runtime
 
     async def _started(self, name: str) -> None:
         wanted = self._wanted(name)
@@ -117,6 +119,7 @@ class Instances:
             return
         self._note(name, [wanted])
         if not self._check:
+            generations.activate(name, self._params["config_dir"])
             await self._drop(name, others)
             await self._runtimes[wanted].keep(name)
 
@@ -124,6 +127,7 @@ class Instances:
         wanted = self._wanted(name)
         self._note(name, [wanted])
         if not self._check:
+            generations.activate(name, self._params["config_dir"])
             await self._drop(name, [keeper for keeper in self.before[name] if keeper != wanted])
             await self._runtimes[wanted].renew(name, self._timeout)
 
@@ -144,6 +148,7 @@ class Instances:
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
+            generations.forget(name, self._params["config_dir"])
 
     async def _drop(self, name: str, keepers: list[str]) -> None:
         for keeper in keepers:

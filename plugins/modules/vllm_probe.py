@@ -44,6 +44,34 @@ options:
     description: Completions in a row, half a second or more apart, that make an instance a serving one.
     type: int
     default: 1
+  approve:
+    description:
+      - Keep the configuration of those that serve, where O(wait=true), as one to go back to, unless their servers were
+        started with another one.
+    type: bool
+    default: false
+  questions:
+    description: What those that serve are asked besides, where O(wait=true), and how their answers have to look like.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      prompt:
+        description: The beginning of a text.
+        type: str
+        required: true
+      expect:
+        description: Regular expression that is found in what the server adds to it, with temperature 0.
+        type: str
+        required: true
+      max_tokens:
+        description: Tokens that it may add.
+        type: int
+        default: 16
+      names:
+        description: Instances that are asked this; all where not set.
+        type: list
+        elements: str
   timeout_seconds:
     description: Seconds within which all of them must serve; without O(wait) the seconds that one look may take.
     type: int
@@ -112,6 +140,7 @@ instances:
 """
 
 import asyncio
+import re
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -119,12 +148,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health_settings
 from ansible_collections.inferops.vllm.plugins.module_utils._health import trial
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import runtime
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import generations, probe, runtime
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 
 LOG_LINES = 15
 WAIT_TIMEOUT_SECONDS = 900
 LOOK_TIMEOUT_SECONDS = 10
+ANSWER_SECONDS = 30
 
 
 def plan(params: dict, wait: bool, instances: list[serving.Instance]) -> trial.Plan:
@@ -157,11 +187,43 @@ def log(instance: serving.Instance) -> str:
         return str(error)
 
 
+def approve(instances: list[serving.Instance], config_dir: str) -> None:
+    for instance in instances:
+        config, _description = generations.texts(instance.name, config_dir)
+        if not generations.is_stale(instance, config, generations.main_pid(instance)):
+            generations.approve(instance.name, config_dir)
+
+
+async def wrong_answers(instances: list[serving.Instance], questions: list[dict], deadline: float) -> list[str]:
+    """What is wrong with the answers, a sentence for each."""
+    wrong = []
+    for instance in instances:
+        for question in questions:
+            if question["names"] is not None and instance.name not in question["names"]:
+                continue
+            seconds = max(ANSWER_SECONDS, deadline - time.monotonic())
+            text, answer = await probe.completion(instance, question["prompt"], question["max_tokens"], seconds)
+            if not re.search(question["expect"], text):
+                said = repr(text) if answer.ok else str(answer)
+                wrong.append(
+                    f"instance {instance.name} completes {question['prompt']!r} with {said},"
+                    f" in which {question['expect']!r} is not found"
+                )
+    return wrong
+
+
 def report(module: AnsibleModule, instances: list[serving.Instance], seen: dict, made: trial.Plan) -> dict:
     shown = {name: trial.shown(found) for name, found in seen.items()}
     result = {"changed": False, "instances": shown}
     missing = [instance for instance in instances if seen[instance.name].successes < made.successes]
-    if made.once or not missing:
+    if made.once:
+        return result
+    if not missing:
+        wrong = asyncio.run(wrong_answers(instances, module.params["questions"], made.deadline))
+        if wrong:
+            module.fail_json(msg="; ".join(wrong), **result)
+        if module.params["approve"]:
+            approve(instances, module.params["config_dir"])
         return result
     for instance in missing:
         found = seen[instance.name]
@@ -180,6 +242,18 @@ def main() -> None:
             "names": {"type": "list", "elements": "str"},
             "wait": {"type": "bool", "default": False},
             "consecutive_successes": {"type": "int", "default": 1},
+            "approve": {"type": "bool", "default": False},
+            "questions": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "prompt": {"type": "str", "required": True},
+                    "expect": {"type": "str", "required": True},
+                    "max_tokens": {"type": "int", "default": 16},
+                    "names": {"type": "list", "elements": "str"},
+                },
+            },
             "timeout_seconds": {"type": "int"},
             "config_dir": {"type": "path", "default": serving.CONFIG_DIR},
             "_slice": {"type": "dict"},
@@ -190,6 +264,11 @@ def main() -> None:
     for option in ("consecutive_successes", "timeout_seconds"):
         if params[option] is not None and params[option] < 1:
             module.fail_json(msg=f"{option} is {params[option]}: write 1 or more")
+    for question in params["questions"]:
+        try:
+            re.compile(question["expect"])
+        except re.error as error:
+            module.fail_json(msg=f"questions: expect is {question['expect']!r}, which is no regular expression: {error}")
     names = params["names"]
     if module.check_mode and names is not None:
         # What is set up in the same run is not there in check mode.

@@ -37,6 +37,8 @@ class Instance:
     user: str
     root: str
     """Directory with the environments and the link `current`."""
+    venv: str = ""
+    """The environment that it runs from; what `current` points to at its start where empty."""
     runtime: str = "systemd"
     """What keeps it running."""
     address: str = "127.0.0.1"

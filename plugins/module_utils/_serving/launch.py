@@ -93,9 +93,9 @@ def gpu_trouble(instance: Instance) -> str:
 
 
 def environment_of(instance: Instance) -> tuple[str, str]:
-    """Directory and variant of the virtual environment that is current now."""
+    """Directory and variant of the virtual environment that a start uses."""
     # Resolved once: a later switch of `current` must not change modules under a running server.
-    venv = os.path.realpath(os.path.join(instance.root, "current"))
+    venv = instance.venv or os.path.realpath(os.path.join(instance.root, "current"))
     with open(os.path.join(venv, ".inferops.json"), encoding="utf-8") as stream:
         return venv, json.load(stream)["variant"]
 

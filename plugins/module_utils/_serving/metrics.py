@@ -21,6 +21,10 @@ AWAKE = "engine_sleep_state"
 SAMPLE = re.compile(
     rb"^vllm:(" + "|".join((STEPS, RUNNING, WAITING, AWAKE)).encode() + rb")(?:\{(.*)\})?[ \t]+(\S+)", re.MULTILINE
 )
+ANSWERS = re.compile(rb"^http_requests_total\{(.*)\}[ \t]+(\S+)", re.MULTILINE)
+ENGINE_ERRORS = re.compile(
+    rb'^vllm:request_success_total\{[^}\n]*finished_reason="error"[^}\n]*\}[ \t]+(\S+)', re.MULTILINE
+)
 ENGINE = re.compile(rb'(?:^|,)[ \t]*engine="((?:[^"\\]|\\.)*)"')
 SLEEP_STATE = re.compile(rb'(?:^|,)[ \t]*sleep_state="awake"')
 
@@ -51,6 +55,27 @@ def parse(page: bytes) -> dict[str, Engine]:
         engine = values.setdefault(label[1].decode("utf-8", "replace") if label else "", {})
         engine[name.decode()] = engine.get(name.decode(), 0.0) + value
     return {label: _engine(found) for label, found in values.items() if STEPS in found}
+
+
+@dataclass(frozen=True)
+class Served:
+    """Requests that a server has answered since its start."""
+
+    requests: float = 0.0
+    errors: float = 0.0
+    """Of them, those that the server itself has failed."""
+
+
+def served(page: bytes) -> Served:
+    """What a page counts: answers of status 5xx, and those that an engine ended with an error inside a status 200."""
+    requests = errors = 0.0
+    for labels, text in ANSWERS.findall(page):
+        value = _number(text) or 0.0
+        if b'handler="none"' not in labels:
+            requests += value
+            errors += value if b'status="5xx"' in labels else 0.0
+    engine_errors = sum(_number(text) or 0.0 for text in ENGINE_ERRORS.findall(page))
+    return Served(requests, errors + engine_errors)
 
 
 def in_api_server(page: Answer) -> int | None:

@@ -58,6 +58,17 @@ async def one_token(instance: Instance, timeout_seconds: float) -> Answer:
     return answer
 
 
+async def completion(instance: Instance, prompt: str, max_tokens: int, timeout_seconds: float) -> tuple[str, Answer]:
+    """The text that a server completes a prompt with, always the same one; empty where it gives none."""
+    body = {"model": instance.served_model_name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+    answer = await post(instance, "/v1/completions", timeout_seconds, body, instances.api_key(instance))
+    page = answer.json() if answer.ok else None
+    try:
+        return str(page["choices"][0]["text"]), answer
+    except (TypeError, KeyError, IndexError):
+        return "", answer
+
+
 async def served_models(instance: Instance, timeout_seconds: float) -> list[str]:
     """Names under which the server answers; empty where it does not say."""
     page = (await get(instance, "/v1/models", timeout_seconds, instances.api_key(instance))).json()

@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {"name": "tiny", "port": 8000, "model": "/srv"}
 
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(instance_config, "main_pid", lambda _described: 0)
+    monkeypatch.setattr(instance_config.generations, "main_pid", lambda _described: 0)
     monkeypatch.setattr(serving.Instance, "run_dir", str(tmp_path / "run"), raising=False)
     return {
         "config_dir": str(tmp_path / "instances"),
@@ -111,7 +111,7 @@ class TestStale:
     @pytest.fixture(autouse=True)
     def server(self, arguments, monkeypatch, tmp_path, call):
         """A server that was started with the present configuration."""
-        monkeypatch.setattr(instance_config, "main_pid", lambda _described: 42)
+        monkeypatch.setattr(instance_config.generations, "main_pid", lambda _described: 42)
         monkeypatch.setattr(serving.Instance, "record_path", str(tmp_path / "record.json"))
         call(instance_config, **arguments)
         texts = [(Path(arguments["config_dir"]) / f"tiny.{suffix}").read_text() for suffix in ("yaml", "json")]
@@ -147,3 +147,28 @@ class TestStale:
     def test_server_without_a_true_record_is(self, call, arguments, record):
         self.record.write_text(record)
         assert call(instance_config, **arguments)["stale"] == ["tiny"]
+
+    def test_server_that_runs_keeps_its_files(self, call, arguments):
+        before = config(arguments)
+        result = call(instance_config, **arguments, default_args={"seed": 1})
+        assert (result["changed_instances"], config(arguments)) == (["tiny"], before)
+        staged = {**arguments, "config_dir": str(Path(arguments["config_dir"]).with_name("staged"))}
+        assert config(staged)["seed"] == 1
+        assert not call(instance_config, **arguments, default_args={"seed": 1})["changed"]
+
+    def test_change_that_is_taken_back_leaves_nothing(self, call, arguments):
+        call(instance_config, **arguments, default_args={"seed": 1})
+        assert call(instance_config, check=True, **arguments)["changed"]
+        assert call(instance_config, **arguments) == {
+            **call(instance_config, **arguments),
+            "changed": True,
+            "changed_instances": ["tiny"],
+        }
+        assert not list(Path(arguments["config_dir"]).with_name("staged").iterdir())
+
+    def test_server_that_stands_still_gets_them_at_once(self, call, arguments, monkeypatch):
+        call(instance_config, **arguments, default_args={"seed": 1})
+        monkeypatch.setattr(instance_config.generations, "main_pid", lambda _described: 0)
+        call(instance_config, **arguments, default_args={"seed": 2})
+        assert config(arguments)["seed"] == 2
+        assert not list(Path(arguments["config_dir"]).with_name("staged").iterdir())

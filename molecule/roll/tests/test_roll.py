@@ -1,0 +1,273 @@
+"""Three simulated nodes behind a load balancer, whose clients ask all the while: no roll may fail one of their requests."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import testinfra
+
+PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+sys.path.insert(0, str(PROJECT))
+from bench._client import Client, Kind, ask  # noqa: E402
+
+NODES = ("debian12", "debian12b", "debian13")
+KINDS = (
+    Kind("short", 2, pause_seconds=0.1),
+    Kind("long", 60, pause_seconds=0.2),
+    Kind("stream", 60, streamed=True, pause_seconds=0.2),
+)
+PATIENCE_SECONDS = 120
+
+
+class Roll:
+    """A run of one of the collection's playbooks."""
+
+    def __init__(self, verb: str, **variables: object) -> None:
+        inventories = (SCENARIO.parent / "shared/inventory", SCENARIO / "inventory")
+        self._process = subprocess.Popen(
+            [
+                "ansible-playbook",
+                *(f"--inventory={folder}/" for folder in inventories),
+                f"{PROJECT}/playbooks/{verb}.yml",
+                f"--extra-vars={json.dumps(variables)}",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.text = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self.text += line
+
+    def wait(self) -> Roll:
+        self._process.wait()
+        self._reader.join()
+        return self
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self.wait()
+
+    @property
+    def failed(self) -> bool:
+        return self._process.returncode != 0
+
+    def comes_to(self, task: str, host: str) -> None:
+        """Wait until a task is done on a host."""
+        pattern = re.compile(rf"TASK \[[^]]*{re.escape(task)}\].*?(?:ok|changed): \[{host}\b", re.DOTALL)
+        until(lambda: pattern.search(self.text), f"{task} on {host}")
+
+    @property
+    def sentence(self) -> str:
+        found = re.search(r"The roll ended at [^\n]*", self.text)
+        return found[0] if found else ""
+
+
+def until(condition, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def run(verb: str, **variables: object) -> Roll:
+    return Roll(verb, **variables).wait()
+
+
+class Node:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.host = testinfra.get_host(f"docker://inferops-roll-{name}")
+        self.address = self.host.check_output("hostname -I").split()[0]
+
+    @property
+    def server(self) -> int:
+        return int(self.host.check_output("systemctl show --property MainPID --value vllm@tiny"))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the running server."""
+        text = self.host.check_output(f"cat /proc/{self.server}/environ")
+        return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+
+    @property
+    def drained(self) -> str:
+        """Why, empty where it is not."""
+        flag = self.host.file("/var/lib/vllm/drain/tiny")
+        return json.loads(flag.content_string)["reason"] if flag.exists else ""
+
+    @property
+    def is_ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            connection = http.client.HTTPConnection(self.address, 9410, timeout=5)
+            with contextlib.closing(connection):
+                connection.request("GET", "/ready/tiny")
+                return connection.getresponse().status == 200
+        return False
+
+
+@pytest.fixture(scope="module")
+def nodes() -> list[Node]:
+    return [Node(name) for name in NODES]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> str:
+    host = testinfra.get_host("docker://inferops-roll-lb1")
+    return f"http://{host.check_output('hostname -I').split()[0]}:8000"
+
+
+@pytest.fixture(autouse=True)
+def whole(nodes):
+    """Each test begins and ends with a fleet that serves."""
+    until(lambda: all(node.is_ready for node in nodes), "all nodes to be ready")
+    yield
+    until(lambda: all(node.is_ready for node in nodes), "all nodes to be ready")
+
+
+@pytest.fixture
+def clients(endpoint):
+    """Clients that are asking; what was wrong with any answer fails the test."""
+    client = Client(endpoint, "tiny", KINDS)
+    with client:
+        yield client
+    assert len(client.requests) > 20
+    assert [request for request in client.requests if request.fault] == []
+
+
+def servers(nodes: list[Node]) -> list[int]:
+    return [node.server for node in nodes]
+
+
+def test_restart_of_all(nodes, clients):
+    before = servers(nodes)
+    roll = run("rolling_restart")
+    assert not roll.failed, roll.text
+    assert all(old != new for old, new in zip(before, servers(nodes)))
+    assert not any(node.drained for node in nodes)
+
+
+def test_upgrade_and_back(nodes, clients):
+    change = {"SIM_ANSWER_TOKENS": "65"}
+    roll = run("upgrade", change=change)
+    assert not roll.failed, roll.text
+    assert all(node.environment["SIM_ANSWER_TOKENS"] == "65" for node in nodes)
+    after = servers(nodes)
+    again = run("upgrade", change=change)
+    assert (again.failed, servers(nodes)) == (False, after), again.text
+    back = run("rollback")
+    assert not back.failed, back.text
+    assert not any("SIM_ANSWER_TOKENS" in node.environment for node in nodes)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"SIM_STARTUP_FAILURE_SECONDS": "0.5"}, "instance tiny does not serve"),
+        ({"SIM_FAIL": "1"}, "instance tiny does not serve"),
+        ({"SIM_ANSWER_TOKENS": "3"}, "instance tiny completes 'count' with"),
+        ({"SIM_DIE_AFTER_SECONDS": "9"}, "its server has ended while it was watched"),
+    ],
+    ids=["does not start", "answers nobody", "answers wrongly", "dies under load"],
+)
+def test_bad_upgrade_goes_back(nodes, clients, change, why):
+    first, *others = nodes
+    before = servers(others)
+    proof = [{"prompt": "count", "expect": " 0 1 2 3 4 5 6 7"}]
+    soak = 15 if "SIM_DIE_AFTER_SECONDS" in change else 3
+    roll = run("upgrade", change=change, vllm_roll_proof=proof, vllm_roll_soak_seconds=soak)
+    assert roll.failed
+    assert why in roll.text
+    assert "debian12 is back on the configuration that served before, and in service" in roll.sentence
+    assert "Not touched: debian12b, debian13." in roll.sentence
+    assert servers(others) == before
+    assert change.keys().isdisjoint(first.environment)
+    # The inventory put right, nothing is left to do.
+    assert not run("upgrade").failed
+
+
+def test_killed_roll_goes_on_where_it_was(nodes, clients):
+    before = servers(nodes)
+    roll = Roll("rolling_restart")
+    roll.comes_to("Stop, and start", "debian12b")
+    roll.kill()
+    done = nodes[0].server
+    again = run("rolling_restart")
+    assert not again.failed, again.text
+    assert all(old != new for old, new in zip(before, servers(nodes)))
+    assert nodes[0].server == done
+    assert not any(node.drained for node in nodes)
+
+
+def test_one_roll_at_a_time(nodes, clients):
+    first = Roll("rolling_restart")
+    first.comes_to("Drain", "debian12")
+    second = run("rolling_restart")
+    assert second.failed
+    assert "is under way, last heard of" in second.text
+    assert not first.wait().failed, first.text
+
+
+def test_what_a_person_has_drained_stays_so(nodes, clients):
+    nodes[1].host.check_output(
+        "echo '{\"since\": \"2026-01-01T00:00:00Z\", \"reason\": \"the fan is loud\"}' >/var/lib/vllm/drain/tiny"
+    )
+    before = servers(nodes)
+    try:
+        roll = run("rolling_restart")
+        assert not roll.failed, roll.text
+        assert nodes[1].drained == "the fan is loud"
+        assert all(old != new for old, new in zip(before, servers(nodes)))
+    finally:
+        nodes[1].host.check_output("rm /var/lib/vllm/drain/tiny")
+
+
+def test_no_node_is_taken_that_others_cannot_stand_in_for(nodes, clients):
+    before = servers(nodes)
+    roll = run("rolling_restart", vllm_roll_min_ready=3)
+    assert roll.failed
+    assert "no node can be taken out" in roll.text
+    assert servers(nodes) == before
+
+
+@pytest.mark.parametrize("choice", ["abort", "cut", "wait"])
+def test_stream_that_outlives_the_deadline(nodes, endpoint, choice):
+    before = servers(nodes)
+    # On every node one, of about 30 s.
+    kind = Kind("endless", 1500, streamed=True)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(ask(endpoint, "tiny", kind)), daemon=True) for _node in nodes
+    ]
+    for thread in threads:
+        thread.start()
+    roll = run("rolling_restart", vllm_roll_drain_overdue=choice)
+    for thread in threads:
+        thread.join()
+    faults = [request.fault for request in found if request.fault]
+    if choice == "abort":
+        assert roll.failed and not faults
+        assert "debian12 was not restarted, and stays in service" in roll.sentence
+        assert servers(nodes) == before
+        assert not run("rolling_restart").failed
+    else:
+        assert not roll.failed, roll.text
+        assert bool(faults) == (choice == "cut")
+        assert all(old != new for old, new in zip(before, servers(nodes)))
