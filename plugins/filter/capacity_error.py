@@ -107,7 +107,8 @@ def _problem(balancer: str, name: str, servers: Mapping[str, Mapping[str, Any]],
         return ""
     shown = f" ({', '.join(staying)})" if staying else ""
     share = f"{least} of them, {must}," if "%" in str(least) else f"{must}"
-    return f"{name} would be left with {len(staying)} of {len(servers)} servers at {balancer}{shown}, and {share} must stay"
+    left = f"{len(staying)} of {len(servers)} servers at {balancer}{shown}"
+    return f"{name} would be left with {left}, and {share} must stay"
 
 
 class FilterModule:
