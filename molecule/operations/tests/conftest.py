@@ -44,6 +44,9 @@ class Done:
 
 
 class Fleet:
+    nodes = NODES
+    page = page()
+
     def __init__(self, folder):
         self.folder = folder
         self.hosts = {name: testinfra.get_host(f"docker://inferops-operations-{name}") for name in (*NODES, "lb1")}
@@ -51,7 +54,7 @@ class Fleet:
 
     def run(self, command, *more):
         """Run a command of the page, or one like it, in a folder of its own."""
-        if command in page():
+        if command in self.page:
             self.ran.add(command)
         for word, here in STANDS_FOR.items():
             command = re.sub(rf"\b{word}\b", here, command)

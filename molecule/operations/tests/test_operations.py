@@ -6,8 +6,6 @@ import gzip
 import json
 import tarfile
 
-from conftest import NODES, page
-
 PLAY = "ansible-playbook inferops.vllm."
 SECRETS = ("planted-api-key", "planted0hub0token", "planted-in-the-environment", "planted-in-a-hook")
 STATUS = f"{PLAY}status -i inventory"
@@ -179,7 +177,7 @@ def test_uninstall_leaves_nothing(fleet):
     assert fleet.run(UNINSTALL).changed == {"debian13": 0}
     done = fleet.run(UNINSTALL_ALL)
     assert done.rc == 0, done.output
-    for name in NODES:
+    for name in fleet.nodes:
         assert fleet.on(name, "find / -xdev -iname '*vllm*' -not -path '/srv/*' -not -path '/proc/*'") == ""
         assert fleet.on(name, "grep -l vllm /etc/passwd /etc/group /etc/cron.d/* || true") == ""
         assert fleet.on(name, "pgrep -fl '[v]llm|VLL[M]::' || true") == ""
@@ -192,4 +190,4 @@ def test_uninstall_leaves_nothing(fleet):
 
 
 def test_every_command_of_the_page_was_run(fleet):
-    assert fleet.ran == set(page())
+    assert fleet.ran == set(fleet.page)
