@@ -105,6 +105,10 @@ instances:
       description: What one look found, as M(inferops.vllm.vllm_probe) returns it.
       type: dict
       sample: {"state": "ready", "evidence": "answers; 0 requests run, 0 wait", "serves": true}
+    in_flight:
+      description: Requests of the server, those that wait included; null where it does not tell.
+      type: int
+      sample: 3
     drain:
       description: Whether it is drained, since when, and why.
       type: dict
@@ -130,7 +134,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import drain, trial
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health_settings
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import client, runtime
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import client, flight, runtime
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 SECRET = re.compile(r"(^|[-_])(key|token|secret|password)$")
@@ -189,6 +193,14 @@ async def ask_agent(settings: health_settings.Settings, timeout_seconds: float) 
         return {}, f"what answers on port {settings.agent_port} is not the agent"
 
 
+async def in_flight(instance: serving.Instance, timeout_seconds: float) -> int | None:
+    """Those in the API server, in which the engines' are; those of the engines where it does not count."""
+    found = await flight.count(instance, timeout_seconds)
+    if found.load is not None or found.running is None:
+        return found.load
+    return found.running + (found.waiting or 0)
+
+
 async def gather(params: dict) -> dict:
     instances = serving.load_all(params["names"], params["config_dir"])
     settings = health_settings.load()
@@ -202,10 +214,12 @@ async def gather(params: dict) -> dict:
         slice_end=deadline,
         once=True,
     )
-    seen, (agent, agent_error), found_units = await asyncio.gather(
+    counted = [in_flight(instance, params["timeout_seconds"]) for instance in instances]
+    seen, (agent, agent_error), found_units, *requests = await asyncio.gather(
         trial.run(instances, runtime.of, plan, {}),
         ask_agent(settings, params["timeout_seconds"]),
         runtime.units(instances),
+        *counted,
     )
     return {
         "agent_error": agent_error,
@@ -215,10 +229,11 @@ async def gather(params: dict) -> dict:
                 "runtime": instance.runtime,
                 "unit": asdict(found_units[instance.name]) if instance.name in found_units else None,
                 "probe": trial.shown(seen[instance.name]),
+                "in_flight": flying,
                 "drain": drained(instance.name, params["drain_dir"]),
                 "agent": agent.get(instance.name),
             }
-            for instance in instances
+            for instance, flying in zip(instances, requests)
         },
     }
 
