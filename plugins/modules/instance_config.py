@@ -60,6 +60,10 @@ options:
         description: Environment variables of the server.
         type: dict
         default: {}
+      systemd:
+        description: Settings of its unit's section C([Service]), each one value or a list, with the runtime V(systemd).
+        type: dict
+        default: {}
   model_paths:
     description:
       - Directory on the node for each instance's name.
@@ -79,6 +83,10 @@ options:
     type: list
     elements: str
     default: []
+  hub_token:
+    description: Token of the hub, for servers that load from it while they run.
+    type: str
+    default: ""
   host:
     description: Address that the servers bind to.
     type: str
@@ -169,6 +177,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving import file
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 KEYS_OPTION = "api-key"
+HUB_OPTION = "hf-token"
 
 
 class ConfigError(Exception):
@@ -204,8 +213,14 @@ def options(spec: dict, params: dict) -> dict:
         "host": params["host"],
         "port": spec["port"],
     }
-    keys = {KEYS_OPTION: params["api_keys"]} if params["api_keys"] else {}
-    return {**own, **params["default_args"], **spec["args"], "served-model-name": own["served-model-name"], **keys}
+    merged = {**own, **params["default_args"], **spec["args"], "served-model-name": own["served-model-name"]}
+    return {**merged, **secrets(params)}
+
+
+def secrets(params: dict) -> dict:
+    """The options that nobody else must see."""
+    found = {KEYS_OPTION: params["api_keys"], HUB_OPTION: params["hub_token"]}
+    return {option: value for option, value in found.items() if value}
 
 
 def environment(spec: dict, params: dict) -> dict[str, str]:
@@ -214,6 +229,15 @@ def environment(spec: dict, params: dict) -> dict[str, str]:
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if spec["gpus"] else {}
     merged = {**params["environment"], **order, **gpus, **spec["env"]}
     return {name: str(value) for name, value in merged.items()}
+
+
+def settings(spec: dict) -> dict[str, list[str]]:
+    """What its unit has beside the others' ones, in the words of systemd."""
+    values = {name: value if isinstance(value, list) else [value] for name, value in spec["systemd"].items()}
+    return {
+        name: [("yes" if value else "no") if isinstance(value, bool) else str(value) for value in listed]
+        for name, listed in values.items()
+    }
 
 
 def describe(spec: dict, params: dict) -> serving.Instance:
@@ -230,6 +254,7 @@ def describe(spec: dict, params: dict) -> serving.Instance:
         start_grace_seconds=params["start_grace_seconds"],
         gpus=spec["gpus"],
         gpu_memory_share=memory_share({**params["default_args"], **spec["args"]}) or 0.0,
+        settings=settings(spec) if params["runtime"] == "systemd" else {},
         unit_checksum=params["unit_checksum"],
         working_dir=params["working_dir"],
         stop_timeout_seconds=params["stop_timeout_seconds"],
@@ -249,8 +274,9 @@ def read(path: str) -> str:
 
 def masked(text: str) -> str:
     return "".join(
-        f"{KEYS_OPTION}: ********\n" if line.startswith(f"{KEYS_OPTION}: ") else line
+        f"{option}: ********\n" if option in (KEYS_OPTION, HUB_OPTION) else line
         for line in text.splitlines(keepends=True)
+        for option in [line.partition(":")[0]]
     )
 
 
@@ -328,7 +354,7 @@ def run(module: AnsibleModule) -> dict:
         described = describe(spec, params)
         config = serving.dump_config(options(spec, params))
         changed = [
-            files.put(described.config_path, config, secret=bool(params["api_keys"])),
+            files.put(described.config_path, config, secret=bool(secrets(params))),
             files.put(described.description_path, described.dump(), secret=False),
         ]
         if any(changed):
@@ -362,12 +388,14 @@ def main() -> None:
                     "gpus": {"type": "list", "elements": "int", "default": []},
                     "args": {"type": "dict", "default": {}},
                     "env": {"type": "dict", "default": {}},
+                    "systemd": {"type": "dict", "default": {}},
                 },
             },
             "model_paths": {"type": "dict", "default": {}},
             "default_args": {"type": "dict", "default": {}},
             "environment": {"type": "dict", "default": {}},
             "api_keys": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "hub_token": {"type": "str", "default": "", "no_log": True},
             "host": {"type": "str", "default": "0.0.0.0"},
             "user": {"type": "str", "default": "vllm"},
             "root": {"type": "path", "default": "/opt/vllm"},
