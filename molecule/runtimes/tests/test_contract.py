@@ -145,7 +145,7 @@ with u.urlopen(u.Request("http://127.0.0.1:8000/v1/completions", {body.encode()}
             assert "Application startup complete" in node.instance("log")
             return
         # Through the server's own standard output: more than a file takes.
-        lines, words = 1_000_000, f"lines of a server that {runtime} keeps"
+        lines, words = 1_500_000, f"lines of a server that {runtime} keeps"
         node.run(f"seq --format='%.0f {words}' {lines} >/proc/{node.main()}/fd/1")
         logs = "/var/log/vllm/open.log"
         # One or two may have got another one's in between.
