@@ -11,20 +11,21 @@ version_added: "0.1.0"
 author:
   - The inferops authors (@inferops)
 description:
-  - Stops the services that use the GPUs, proves that nobody holds them any more, resets them by C(nvidia-smi), looks
-    whether that has cured them, and starts the services again. Each run resets the GPUs, whatever state they are in.
+  - Stops the instances and services that use the GPUs, proves that nobody holds them any more, resets them by
+    C(nvidia-smi), looks whether that has cured them, and starts the instances and services again. Each run resets the
+    GPUs, whatever state they are in.
   - Refuses before anything changes where a reset cannot work, and says why and what to do instead. So it does for a GPU
     that fell off the bus, that has MIG on, for which the driver asks for a reboot, or that a process holds which is in
-    none of the O(services); and where the driver hangs or was exchanged.
-  - Whatever goes wrong after that, the services are started again, also where the module itself is ended by a signal.
+    none of the O(instances) and O(services); and where the driver hangs or was exchanged.
+  - Whatever goes wrong after that, they are started again, also where the module itself is ended by a signal.
   - Writes a line into the kernel's log that tells health checks to forget what the GPU had before.
   - A GPU that was reset three times within 24 hours is quarantined, and is not reset again until a day has passed since
     the first of these.
 attributes:
   check_mode:
     description:
-      - Returns who holds the GPUs, which services would be stopped and what would be cured, and fails where a reset
-        cannot work. Changes nothing.
+      - Returns who holds the GPUs, which instances and services would be stopped and what would be cured, and fails
+        where a reset cannot work. Changes nothing.
     support: full
   diff_mode:
     description: Shows the state of each GPU before and after.
@@ -37,6 +38,13 @@ options:
     type: list
     elements: str
     required: true
+  instances:
+    description:
+      - Instances to stop for the reset and to start again after it, whatever keeps them running. No other is touched.
+        One that does not run is left as it is.
+    type: list
+    elements: str
+    default: []
   services:
     description:
       - Units of systemd to stop for the reset and to start again after it. No other is touched. One that does not run
@@ -52,14 +60,18 @@ options:
     default: 180
   release_timeout_seconds:
     description:
-      - Seconds that the services have to stop and their processes to let go of the GPUs. Longer than the longest of
-        them takes to finish its work.
+      - Seconds that the instances and services have to stop and their processes to let go of the GPUs. Longer than the
+        longest of them takes to finish its work.
     type: int
     default: 60
   state_dir:
     description: Directory of the file that counts the resets.
     type: path
     default: /var/lib/vllm/gpu
+  config_dir:
+    description: Directory of the instances' files.
+    type: path
+    default: /etc/vllm/instances
 notes:
   - Runs as root on the node.
   - Drain the instances first, with M(inferops.vllm.vllm_drain); this module does not wait for their requests.
@@ -75,7 +87,7 @@ EXAMPLES = r"""
 - name: Reset the GPU of an instance
   inferops.vllm.gpu_reset:
     gpus: [0]
-    services: [vllm@qwen3vl.service]
+    instances: [qwen3vl]
     release_timeout_seconds: 300
 
 - name: Reset two GPUs that a monitor holds as well
@@ -83,7 +95,8 @@ EXAMPLES = r"""
     gpus:
       - GPU-00000000-0000-0000-0000-000000000000
       - GPU-00000000-0000-0000-0000-000000000001
-    services: [vllm@qwen3vl.service, nvidia-dcgm.service, dcgm-exporter.service]
+    instances: [qwen3vl]
+    services: [nvidia-dcgm.service, dcgm-exporter.service]
 """
 
 RETURN = r"""
@@ -134,7 +147,7 @@ gpus:
       type: bool
       sample: false
 holders:
-  description: Processes that held one of these GPUs before the services were stopped.
+  description: Processes that held one of these GPUs before anything was stopped.
   type: list
   elements: dict
   returned: always
@@ -160,6 +173,28 @@ holders:
       type: list
       elements: str
       sample: [/dev/nvidia-uvm, /dev/nvidia0, /dev/nvidiactl]
+instances:
+  description: The O(instances).
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    name:
+      description: Its name.
+      type: str
+      sample: qwen3vl
+    state:
+      description: Its state before, in the same words for every runtime.
+      type: str
+      sample: running
+    stopped:
+      description: Whether it was stopped, or would be.
+      type: bool
+      sample: true
+    started:
+      description: Whether it runs again, or would.
+      type: bool
+      sample: true
 services:
   description: The O(services), under the names that systemd gives them.
   type: list
@@ -189,11 +224,12 @@ words:
   sample: "GPU 00000000:19:00.0 was successfully reset. All done."
 """
 
+import asyncio
 import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -215,6 +251,9 @@ from ansible_collections.inferops.vllm.plugins.module_utils._gpu.reset import (
     trouble,
 )
 from ansible_collections.inferops.vllm.plugins.module_utils._health.lock import Lock
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import process, runtime
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 
 LOOK_SECONDS = 30
 SETTLE_SECONDS = 5
@@ -224,9 +263,9 @@ VERIFY_SECONDS = 30
 POLL_SECONDS = 0.5
 ATTEMPTS = 3
 """Somebody may look at a GPU in the very moment of its reset."""
-RUNNING = ("active", "activating", "reloading", "refreshing", "maintenance")
-STOPPED = ("inactive", "failed")
-"""States of units; one that is on its way out is neither."""
+RUNNING = ("active", "activating", "reloading", "refreshing", "maintenance", "running", "starting")
+STOPPED = ("inactive", "failed", "stopped")
+"""States of units and of instances; one that is on its way out is neither."""
 REBOOTS = ("node_reboot", "bus_reset", "system_reboot")
 """Recovery actions that only a reboot brings about."""
 CURED = {
@@ -248,21 +287,16 @@ class Interrupted(BaseException):
     """A signal asks this module to end."""
 
 
-class Services:
-    """The units that may be stopped."""
+class Stoppable:
+    """What may be stopped for a reset, and is started again."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self._module = module
         self.states: dict[str, str] = {}
-        """Of each before, by the name that systemd gives it."""
+        """Of each before, by its name."""
         self.stopped: list[str] = []
         self.started: list[str] = []
         self._refusal = ""
-
-    def find(self, names: list[str]) -> None:
-        if names and not self._module.get_bin_path("systemctl"):
-            raise Refused("services are named, and this host has no systemctl to stop them: leave services out")
-        self.states = self._show(names)
 
     @property
     def running(self) -> list[str]:
@@ -278,7 +312,7 @@ class Services:
         """Have them begin to stop."""
         self.stopped = self.running
         if self.stopped:
-            self._run("stop", "--no-block", *self.stopped)
+            self._stop()
 
     def stopping(self) -> list[str]:
         return [unit for unit, state in self._show(list(self.states)).items() if state not in STOPPED]
@@ -290,11 +324,8 @@ class Services:
         # From here on nothing may keep them from being started.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        with contextlib.suppress(Refused):
-            # A unit that systemd has given up on takes no start before this.
-            self._run("reset-failed", *self.stopped)
         try:
-            self._run("start", *self.stopped)
+            self._start()
         except Refused as error:
             self._refusal = str(error)
         with contextlib.suppress(Refused):
@@ -307,6 +338,33 @@ class Services:
             {"name": unit, "state": state, "stopped": unit in stopped, "started": unit in started}
             for unit, state in self.states.items()
         ]
+
+    def _stop(self) -> None:
+        raise NotImplementedError
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _show(self, names: list[str]) -> dict[str, str]:
+        raise NotImplementedError
+
+
+class Services(Stoppable):
+    """Units of systemd."""
+
+    def find(self, names: list[str]) -> None:
+        if names and not self._module.get_bin_path("systemctl"):
+            raise Refused("services are named, and this host has no systemctl to stop them: leave services out")
+        self.states = self._show(names)
+
+    def _stop(self) -> None:
+        self._run("stop", "--no-block", *self.stopped)
+
+    def _start(self) -> None:
+        with contextlib.suppress(Refused):
+            # A unit that systemd has given up on takes no start before this.
+            self._run("reset-failed", *self.stopped)
+        self._run("start", *self.stopped)
 
     def _show(self, names: list[str]) -> dict[str, str]:
         if not names:
@@ -328,6 +386,58 @@ class Services:
         return out
 
 
+class Instances(Stoppable):
+    """Instances, under whatever keeps each of them."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        super().__init__(module)
+        self._keepers: dict[str, str] = {}
+
+    def find(self, names: list[str]) -> None:
+        try:
+            found = serving.load_all(names, self._module.params["config_dir"])
+        except ValueError as error:
+            raise Refused(f"instances: {error}") from error
+        kept = self._do(self._kept()) if found else {}
+        # One that is to move to another runtime is still with its old one.
+        self._keepers = {
+            instance.name: next(
+                (keeper for keeper, theirs in kept.items() if instance.name in theirs), instance.runtime
+            )
+            for instance in found
+        }
+        self.states = self._show(list(self._keepers))
+
+    def owns(self, pid: int) -> bool:
+        return any(process.belongs_to(pid, name) for name in self.states)
+
+    async def _kept(self) -> dict[str, dict[str, bool]]:
+        return {name: await runtime.named(name).kept() for name in serving.RUNTIMES}
+
+    def _stop(self) -> None:
+        for name in self.stopped:
+            self._do(runtime.named(self._keepers[name]).stop(name))
+
+    def _start(self) -> None:
+        refusals = []
+        for name in self.stopped:
+            try:
+                self._do(runtime.named(self._keepers[name]).keep(name))
+            except Refused as error:
+                refusals.append(str(error))
+        if refusals:
+            raise Refused("; ".join(refusals))
+
+    def _show(self, names: list[str]) -> dict[str, str]:
+        return {name: self._do(runtime.named(self._keepers[name]).units([name]))[name].state for name in names}
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return asyncio.run(work)
+        except (CommandFailed, OSError, ValueError, KeyError) as error:
+            raise Refused(str(error)) from error
+
+
 class Reset:
     """A reset of some GPUs, from the first look to the last."""
 
@@ -335,6 +445,8 @@ class Reset:
         self._module = module
         self._params = module.params
         self._services = Services(module)
+        self._instances = Instances(module)
+        self._stoppable = (self._instances, self._services)
         self._ledger = Ledger(self._params["state_dir"])
         if self._ledger.warning:
             module.warn(self._ledger.warning)
@@ -364,41 +476,45 @@ class Reset:
             if obstacle:
                 raise Refused(f"{shown(gpu)} cannot be reset, as {obstacle}")
         self._devices = [device(gpu.pci_address) for gpu in self._before]
+        self._instances.find(self._params["instances"])
         self._services.find(self._params["services"])
         self._holders = self._holding()
         strangers = until_none(self._strangers, SETTLE_SECONDS)
         if strangers:
             raise Refused(
                 f"{self._shown()} cannot be reset while held by {', '.join(map(str, strangers))}:"
-                " stop what is not needed, or name its unit in services"
+                " stop what is not needed, or name it in instances or its unit in services"
             )
         self._foreseen = self._module.check_mode
 
     def carry_out(self) -> None:
         try:
-            self._services.stop()
+            for each in self._stoppable:
+                each.stop()
             self._release()
             self._reset()
             self._verify()
         finally:
-            self._services.start()
-        if self._services.lost:
+            for each in self._stoppable:
+                each.start()
+        if any(each.lost for each in self._stoppable):
             raise Refused(f"{self._shown()} was reset")
 
     @property
     def aftermath(self) -> str:
-        """What has become of the services, where something went wrong."""
-        if not self._services.stopped:
-            return ""
-        return self._services.lost or f"started again: {', '.join(self._services.started)}"
+        """What has become of what was stopped, where something went wrong."""
+        started = [name for each in self._stoppable for name in each.started]
+        lost = [each.lost for each in self._stoppable if each.lost]
+        return "; ".join(lost + ([f"started again: {', '.join(started)}"] if started else []))
 
     def result(self) -> dict:
         gpus = [self._report(gpu) for gpu in self._before]
         compared = [gpu for gpu in gpus if gpu["after"]]
         return {
-            "changed": self._foreseen or self._tried or bool(self._services.stopped),
+            "changed": self._foreseen or self._tried or any(each.stopped for each in self._stoppable),
             "gpus": gpus,
             "holders": [asdict(holder) for holder in self._holders],
+            "instances": self._instances.report(self._foreseen),
             "services": self._services.report(self._foreseen),
             "words": self._words,
             "diff": {when: {f"GPU {gpu['index']}": gpu[when] for gpu in compared} for when in ("before", "after")},
@@ -430,10 +546,11 @@ class Reset:
     def _strangers(self) -> list[Holder]:
         """Who holds a GPU and will not be stopped."""
         units = self._services.states
-        return [holder for holder in self._holding() if not holder.yields and holder.unit not in units]
+        holders = [holder for holder in self._holding() if not holder.yields and holder.unit not in units]
+        return [holder for holder in holders if not self._instances.owns(holder.pid)]
 
     def _unreleased(self) -> list[str]:
-        stopping = [f"{unit} has not stopped" for unit in self._services.stopping()]
+        stopping = [f"{name} has not stopped" for each in self._stoppable for name in each.stopping()]
         return stopping + [f"{holder} holds it" for holder in self._holding() if not holder.yields]
 
     def _release(self) -> None:
@@ -634,10 +751,12 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "gpus": {"type": "list", "elements": "str", "required": True},
+            "instances": {"type": "list", "elements": "str", "default": []},
             "services": {"type": "list", "elements": "str", "default": []},
             "timeout_seconds": {"type": "int", "default": 180},
             "release_timeout_seconds": {"type": "int", "default": 60},
             "state_dir": {"type": "path", "default": STATE_DIR},
+            "config_dir": {"type": "path", "default": serving.CONFIG_DIR},
         },
         supports_check_mode=True,
     )

@@ -61,6 +61,10 @@ options:
         description: Environment variables of the server.
         type: dict
         default: {}
+      systemd:
+        description: Settings of its unit's section C([Service]), each one value or a list, with the runtime V(systemd).
+        type: dict
+        default: {}
   model_paths:
     description:
       - Directory on the node for each instance's name.
@@ -80,6 +84,10 @@ options:
     type: list
     elements: str
     default: []
+  hub_token:
+    description: Token of the hub, for servers that load from it while they run.
+    type: str
+    default: ""
   host:
     description: Address that the servers bind to.
     type: str
@@ -172,6 +180,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving import file
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 KEYS_OPTION = "api-key"
+HUB_OPTION = "hf-token"
 
 
 class ConfigError(Exception):
@@ -207,8 +216,14 @@ def options(spec: dict, params: dict) -> dict:
         "host": params["host"],
         "port": spec["port"],
     }
-    keys = {KEYS_OPTION: params["api_keys"]} if params["api_keys"] else {}
-    return {**own, **params["default_args"], **spec["args"], "served-model-name": own["served-model-name"], **keys}
+    merged = {**own, **params["default_args"], **spec["args"], "served-model-name": own["served-model-name"]}
+    return {**merged, **secrets(params)}
+
+
+def secrets(params: dict) -> dict:
+    """The options that nobody else must see."""
+    found = {KEYS_OPTION: params["api_keys"], HUB_OPTION: params["hub_token"]}
+    return {option: value for option, value in found.items() if value}
 
 
 def environment(spec: dict, params: dict) -> dict[str, str]:
@@ -217,6 +232,15 @@ def environment(spec: dict, params: dict) -> dict[str, str]:
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if spec["gpus"] else {}
     merged = {**params["environment"], **order, **gpus, **spec["env"]}
     return {name: str(value) for name, value in merged.items()}
+
+
+def settings(spec: dict) -> dict[str, list[str]]:
+    """What its unit has beside the others' ones, in the words of systemd."""
+    values = {name: value if isinstance(value, list) else [value] for name, value in spec["systemd"].items()}
+    return {
+        name: [("yes" if value else "no") if isinstance(value, bool) else str(value) for value in listed]
+        for name, listed in values.items()
+    }
 
 
 def describe(spec: dict, params: dict) -> serving.Instance:
@@ -234,6 +258,7 @@ def describe(spec: dict, params: dict) -> serving.Instance:
         start_grace_seconds=params["start_grace_seconds"],
         gpus=spec["gpus"],
         gpu_memory_share=memory_share({**params["default_args"], **spec["args"]}) or 0.0,
+        settings=settings(spec) if params["runtime"] == "systemd" else {},
         unit_checksum=params["unit_checksum"],
         working_dir=params["working_dir"],
         stop_timeout_seconds=params["stop_timeout_seconds"],
@@ -253,8 +278,9 @@ def read(path: str) -> str:
 
 def masked(text: str) -> str:
     return "".join(
-        f"{KEYS_OPTION}: ********\n" if line.startswith(f"{KEYS_OPTION}: ") else line
+        f"{option}: ********\n" if option in (KEYS_OPTION, HUB_OPTION) else line
         for line in text.splitlines(keepends=True)
+        for option in [line.partition(":")[0]]
     )
 
 
@@ -340,7 +366,7 @@ def run(module: AnsibleModule) -> dict:
         pid = generations.main_pid(described)
         is_old = bool(pid) and generations.is_stale(described, config, pid)
         in_use = generations.texts(described.name, params["config_dir"])
-        if files.put(described.name, texts, is_old and all(in_use) and in_use != texts, bool(params["api_keys"])):
+        if files.put(described.name, texts, is_old and all(in_use) and in_use != texts, bool(secrets(params))):
             changed_instances.append(described.name)
         if is_old:
             stale.append(described.name)
@@ -370,12 +396,14 @@ def main() -> None:
                     "gpus": {"type": "list", "elements": "int", "default": []},
                     "args": {"type": "dict", "default": {}},
                     "env": {"type": "dict", "default": {}},
+                    "systemd": {"type": "dict", "default": {}},
                 },
             },
             "model_paths": {"type": "dict", "default": {}},
             "default_args": {"type": "dict", "default": {}},
             "environment": {"type": "dict", "default": {}},
             "api_keys": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "hub_token": {"type": "str", "default": "", "no_log": True},
             "host": {"type": "str", "default": "0.0.0.0"},
             "user": {"type": "str", "default": "vllm"},
             "root": {"type": "path", "default": "/opt/vllm"},

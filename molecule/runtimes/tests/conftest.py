@@ -55,6 +55,12 @@ class Node:
         recap = next(line for line in done.stdout.splitlines() if line.startswith(self.name) and "changed=" in line)
         return int(recap.split("changed=")[1].split()[0])
 
+    def reboot(self):
+        """As the host itself: nothing is left running, and what is in memory is gone."""
+        subprocess.run(
+            ["docker", "restart", "--time=30", f"inferops-runtimes-{self.name}"], check=True, capture_output=True
+        )
+
     # The server and its processes
 
     def main(self, name="open"):

@@ -18,7 +18,8 @@ class Contract:
     def test_nothing_is_left_of_another_runtime(self, node, runtime):
         left = {
             "systemd": node.run("systemctl list-units --plain --no-legend 'vllm@*' || true")
-            + node.run("ls /etc/systemd/system/multi-user.target.wants | grep vllm@ || true"),
+            + node.run("ls /etc/systemd/system/multi-user.target.wants | grep vllm@ || true")
+            + node.run("ls -d /etc/systemd/system/vllm@*.d /etc/systemd/system/vllm.slice 2>/dev/null || true"),
             "supervisor": node.host.run("/opt/vllm/bin/vllm-supervisorctl status | grep vllm@").stdout,
             "tmux": node.run("ls /etc/cron.d/vllm-tmux 2>/dev/null || true") + node.run("pgrep tmux || true"),
             "screen": node.run("ls /etc/cron.d/vllm-screen 2>/dev/null || true") + node.run("pgrep -i screen || true"),
@@ -34,14 +35,10 @@ class Contract:
     def test_second_run_changes_nothing(self, node):
         assert node.converge() == 0
 
-    def test_starts_at_boot(self, node, runtime):
-        if runtime == "systemd":
-            assert node.host.service("vllm@open").is_enabled
-        elif runtime == "supervisor":
-            assert node.host.service("vllm-supervisord").is_enabled
-        else:
-            line = "@reboot root /opt/vllm/bin/vllm-instance start open"
-            assert line in node.run(f"cat /etc/cron.d/vllm-{runtime}").splitlines()
+    def test_starts_at_boot(self, node):
+        node.reboot()
+        for name in node.ports:
+            node.wait(lambda name=name: node.status(name)["ready"] and len(node.engines(name)) == 1)
 
     def test_restarts_on_kill_of_the_server(self, node):
         old, engines = node.main(), node.engines()
@@ -52,6 +49,17 @@ class Contract:
     def test_restarts_on_kill_of_the_engine_and_exit_0(self, node):
         old = node.main()
         node.run(f"kill -9 {node.engines()[0]}")
+        node.served_by_another(old)
+
+    def test_restarts_on_exit_1(self, node):
+        old, model = node.main(), "/srv/model"
+        node.run(f"mv {model} {model}.away")
+        try:
+            node.run(f"kill -9 {old}")
+            told = f"model {model}: no such directory"
+            node.wait(lambda: node.instance("log").count(told) > 2)
+        finally:
+            node.run(f"mv {model}.away {model}")
         node.served_by_another(old)
 
     def test_agent_heals_a_hung_engine(self, node):
@@ -131,6 +139,20 @@ with u.urlopen(u.Request("http://127.0.0.1:8000/v1/completions", {body.encode()}
     def test_log_is_kept_and_shown(self, node):
         assert "Application startup complete" in node.instance("log")
 
+    def test_log_is_rotated_and_loses_nothing(self, node, runtime):
+        if runtime == "systemd":
+            node.run("journalctl --rotate")
+            assert "Application startup complete" in node.instance("log")
+            return
+        # Through the server's own standard output: more than a file takes.
+        lines, words = 1_500_000, f"lines of a server that {runtime} keeps"
+        node.run(f"seq --format='%.0f {words}' {lines} >/proc/{node.main()}/fd/1")
+        logs = "/var/log/vllm/open.log"
+        # One or two may have got another one's in between.
+        node.wait(lambda: int(node.run(f"cat {logs}* | grep -c '{words}'")) >= lines - 2)
+        assert int(node.run(f"ls {logs}* | wc -l")) > 1
+        assert node.run(f"find {logs}* -size +51M") == ""
+
     def test_server_is_without_rights(self, node):
         about = node.run(f"cat /proc/{node.main()}/status")
         assert f"Uid:\t{node.run('id -u vllm')}\t" in about
@@ -143,7 +165,7 @@ with u.urlopen(u.Request("http://127.0.0.1:8000/v1/completions", {body.encode()}
         assert node.main("second.one") == old
         assert node.converge("--extra-vars=with_second=false") > 0
         assert node.marked("second.one") == []
-        assert "second.one" not in node.run("ls /etc/vllm/instances")
+        assert "second.one" not in node.run("ls /etc/vllm/instances /etc/systemd/system")
 
 
 class TestDebian12(Contract):

@@ -1,4 +1,5 @@
 import json
+import re
 import time
 
 import pytest
@@ -52,6 +53,43 @@ def test_files_with_keys_are_for_the_service_alone(host):
     assert "molecule-key" not in host.check_output("ps axww")
     assert "molecule-key" not in host.check_output(f"journalctl -u {UNIT}")
     assert get(host, "/v1/models", key="wrong").rc != 0
+
+
+def test_server_sees_its_own_secrets_alone(host):
+    pid = main_pid(host)
+    inside = f"nsenter --target {pid} --mount setpriv --reuid vllm --regid vllm --clear-groups cat"
+    assert "molecule-key" in host.check_output(f"{inside} /run/credentials/{UNIT}/open.yaml")
+    assert "molecule-token" in host.check_output(f"{inside} /run/credentials/{UNIT}/open.yaml")
+    assert host.run(f"{inside} /etc/vllm/instances/open.yaml").rc != 0
+    assert host.run(f"{inside} /run/credentials/vllm@second.service/second.yaml").rc != 0
+    seen = host.check_output(f"systemctl show {UNIT}; cat /proc/{pid}/environ /proc/{pid}/cmdline | tr '\\0' '\\n'")
+    assert f"/run/credentials/{UNIT}/open.yaml" in seen
+    assert "molecule-key" not in seen
+    assert "molecule-token" not in seen + host.check_output("journalctl")
+
+
+def test_sandbox_leaves_little(host):
+    told = host.check_output(f"systemd-analyze security --no-pager {UNIT}")
+    exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", told)
+    assert float(exposure[1]) <= 2.5, told
+
+
+def test_settings_of_one_instance_and_of_all(host):
+    def properties(unit, names):
+        return host.check_output(f"systemctl show --property {names} --value {unit}").split()
+
+    assert properties("vllm@second", "MemoryMax") == [str(1 << 30)]
+    assert properties("vllm@second", "Nice") == ["5"]
+    assert properties(UNIT, "Nice") == ["0"]
+    assert [properties(unit, "Slice") for unit in (UNIT, "vllm@second")] == [["vllm.slice"]] * 2
+    assert properties("vllm.slice", "MemoryMax") == [str(3 << 30)]
+
+
+def test_journal_loses_nothing_of_a_server_that_says_much(host):
+    # It takes in what it was given at its own pace.
+    host.check_output("journalctl --sync")
+    lines = host.check_output("journalctl --output cat --unit vllm@second").splitlines()
+    assert {f"burst{number}" for number in range(1, 20001)} <= set(lines)
 
 
 def test_server_runs_from_the_real_directory(host):

@@ -20,8 +20,11 @@ from .options import Options, canonical, check_args
 from .wording import is_whole, key, listed, missing, nearest, problem, sentence, shown
 
 WORD = "vllm_instances"
-KEYS = ("args", "env", "frontend_port", "gpus", "model", "name", "port", "revision")
+KEYS = ("args", "env", "frontend_port", "gpus", "model", "name", "port", "revision", "systemd")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+SETTING = re.compile(r"[A-Z][A-Za-z0-9]*")
+CONTRACT = ("ExecStart", "Group", "KillMode", "LoadCredential", "Restart", "Type", "User")
+"""What a server's stop, restart and secrets rest on."""
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # vLLM refuses others.
 PORTS = range(1024, 65536)
@@ -118,6 +121,8 @@ def _check_instance(
         yield from _check_share(f"{where}.args", _args(words))
     if words.get("env") is not None:
         yield from _check_env(f"{where}.env", words["env"])
+    if words.get("systemd") is not None:
+        yield from _check_settings(f"{where}.systemd", words["systemd"])
 
 
 def _check_name(variable: str, name: object) -> Iterator[str]:
@@ -253,6 +258,23 @@ def _check_env(variable: str, env: object) -> Iterator[str]:
             yield sentence(f"{variable}.{name} is not a string", remedy)
         elif "\n" in value or "\0" in value:
             yield sentence(f"{variable}.{name} has more than one line", "write it in one")
+
+
+def _check_settings(variable: str, settings: object) -> Iterator[str]:
+    remedy = "write 'MemoryMax: 64G', or a list of values"
+    if not isinstance(settings, Mapping):
+        yield sentence(f"{variable} is not a mapping of a unit's settings to their values", remedy)
+        return
+    for name, value in settings.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not isinstance(name, str) or not SETTING.fullmatch(name):
+            yield sentence(f"{variable} has {key(name)}, which is no setting of a unit's section [Service]", remedy)
+        elif name in CONTRACT:
+            yield sentence(f"{variable}.{name} is set, which the runtime itself needs", "leave it out")
+        elif not values or not all(isinstance(item, (str, int, float)) for item in values):
+            yield problem(f"{variable}.{name}", value, "not a value of a setting", remedy)
+        elif any("\n" in str(item) or "\0" in str(item) for item in values):
+            yield problem(f"{variable}.{name}", value, "which has more than one line", "write a list")
 
 
 def _check_unique(word: str, instances: Sequence[Instance]) -> Iterator[str]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
+from dataclasses import replace
 
 from . import instance as instances
 from . import launch, runtime
@@ -50,6 +52,12 @@ def log(instance: Instance) -> None:
     sys.stdout.write(asyncio.run(runtime.of(instance).log(instance.name, LOG_LINES)) + "\n")
 
 
+def look_up(name: str, verb: str) -> Instance:
+    """The instance; what a unit of systemd runs as the service user sees its own files alone, as credentials."""
+    folder = os.environ.get(launch.CREDENTIALS) if verb == "run" else None
+    return replace(instances.load(name, folder), config_dir=folder) if folder else instances.load(name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="vllm-instance", description=__doc__)
     verbs = {
@@ -66,7 +74,7 @@ def main() -> None:
     parser.add_argument("name")
     arguments = parser.parse_args()
     try:
-        verbs[arguments.verb](instances.load(arguments.name))
+        verbs[arguments.verb](look_up(arguments.name, arguments.verb))
     except (launch.CannotStart, CommandFailed, OSError, ValueError) as error:
         if verbs[arguments.verb] in (launch.check, launch.run):
             time.sleep(launch.REFUSAL_SECONDS)

@@ -51,6 +51,8 @@ class Instance:
     """Their indices; none where the server uses none, or takes all there are."""
     gpu_memory_share: float = 0.0
     """Part of each GPU's memory that a start needs."""
+    settings: dict[str, list[str]] = field(default_factory=dict)
+    """What its unit of systemd has beside the others' ones."""
     unit_checksum: str = ""
     """Of the unit that starts the server, so that a change of it counts as a change of configuration."""
     working_dir: str = "/var/cache/vllm"

@@ -22,6 +22,8 @@ from . import files, process
 from . import instance as instances
 from .instance import Instance
 
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""Environment variable of systemd: where the copies of its files are that a unit is given."""
 LEFTOVER_SECONDS = 10
 GPU_SECONDS = 10
 REFUSAL_SECONDS = 1
@@ -64,6 +66,12 @@ def _check(instance: Instance) -> None:
         raise CannotStart(f"its server runs already (pid {running}): stop that one first")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(instance.stopping_path)
+    credentials = os.environ.get(CREDENTIALS)
+    if credentials and not os.path.exists(os.path.join(credentials, f"{instance.name}.json")):
+        raise CannotStart(
+            "systemd cannot hand it its files, as the mounts of this container are private:"
+            " run `mount --make-rshared /` in it before systemd starts"
+        )
     _remove_leftovers(instance)
     holder = process.listeners({instance.port}).get(instance.port)
     if holder:

@@ -92,6 +92,7 @@ class Systemd:
 
     SOCKET_DIR = "/run/systemd/system"
     UNIT_DIR = "/etc/systemd/system"
+    CONFIG_DIR = instances.CONFIG_DIR
 
     async def units(self, names: Collection[str]) -> dict[str, Unit]:
         properties = "--property=Id,ActiveState,NRestarts,Result"
@@ -124,6 +125,7 @@ class Systemd:
         return {unit[len("vllm@") : -len(".service")]: unit in enabled for unit in live | enabled}
 
     async def keep(self, name: str) -> None:
+        self._set(name, instances.load(name, self.CONFIG_DIR).settings)
         await run("systemctl", "daemon-reload")
         await run("systemctl", "enable", unit_name(name))
         await run("systemctl", "start", "--no-block", unit_name(name))
@@ -140,6 +142,24 @@ class Systemd:
     async def drop(self, name: str, timeout_seconds: float) -> None:
         await run("systemctl", "disable", unit_name(name))
         await self.halt(name, timeout_seconds)
+        if self._set(name, {}):
+            await run("systemctl", "daemon-reload")
+
+    def _set(self, name: str, settings: dict[str, list[str]]) -> bool:
+        """Give an instance settings of its own, beside those that somebody made by hand; whether its unit changed."""
+        folder = os.path.join(self.UNIT_DIR, f"{unit_name(name)}.d")
+        path = os.path.join(folder, "inventory.conf")
+        if settings:
+            lines = [f"{setting}={value}" for setting, values in settings.items() for value in values]
+            files.replace(path, "\n".join(["[Service]", *lines, ""]))
+            return True
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return False
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(folder)
+        return True
 
     async def log(self, name: str, lines: int) -> str:
         return await run("journalctl", "--no-pager", "--output=cat", f"--lines={lines}", f"--unit={unit_name(name)}")

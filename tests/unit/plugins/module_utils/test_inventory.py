@@ -113,6 +113,18 @@ def test_instances_of_the_wrong_type(instances: Any, sentence: str) -> None:
         ({"env": {"A": 1}}, "vllm_instances[0].env.A is not a string: write 'NAME: \"value\"', numbers in quotes too."),
         ({"env": {"A-B": "1"}}, "vllm_instances[0].env has A-B, which cannot name a variable"),
         ({"env": {"A": "1\n2"}}, "vllm_instances[0].env.A has more than one line"),
+        (
+            {"systemd": "MemoryMax=1G"},
+            "vllm_instances[0].systemd is not a mapping of a unit's settings to their values",
+        ),
+        ({"systemd": {"Memory Max": 1}}, 'vllm_instances[0].systemd has "Memory Max", which is no setting'),
+        (
+            {"systemd": {"KillMode": "none"}},
+            "vllm_instances[0].systemd.KillMode is set, which the runtime itself needs",
+        ),
+        ({"systemd": {"Nice": None}}, "vllm_instances[0].systemd.Nice is null, not a value of a setting"),
+        ({"systemd": {"Nice": []}}, "vllm_instances[0].systemd.Nice is [], not a value of a setting"),
+        ({"systemd": {"Nice": "1\nUser=root"}}, "vllm_instances[0].systemd.Nice is "),
         ({"arg": {}}, "vllm_instances[0].arg is set, but no instance has such a key: did you mean args?"),
         (
             {"colour": "red"},

@@ -28,6 +28,9 @@ from ansible_collections.inferops.vllm.plugins.module_utils._gpu.facts import (
 )
 from ansible_collections.inferops.vllm.plugins.module_utils._gpu.reset import Holder, Ledger
 from ansible_collections.inferops.vllm.plugins.module_utils._health.lock import Lock
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
+from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
 from ansible_collections.inferops.vllm.plugins.modules import gpu_reset
 from doubles.nvml import fake
 
@@ -263,6 +266,106 @@ class TestDone:
         assert resets(host) == 1, "the refusal was none"
 
 
+class Keeper:
+    """A runtime that has the instances `tiny`, which runs, and `idle`."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.states = {"tiny": "running", "idle": "stopped"}
+        self.refusal = ""
+
+    async def kept(self) -> dict[str, bool]:
+        return dict.fromkeys(self.states, True)
+
+    async def units(self, names: list[str]) -> dict[str, Unit]:
+        return {name: Unit(self.states[name]) for name in names}
+
+    async def stop(self, name: str) -> None:
+        self._told(f"stop {name}")
+        self.states[name] = "stopped"
+        self.host.found = [holder for holder in self.host.found if holder.pid != ENGINE.pid]
+
+    async def keep(self, name: str) -> None:
+        if self.refusal:
+            raise CommandFailed(self.refusal)
+        self._told(f"keep {name}")
+        self.states[name] = "running"
+
+    def _told(self, words: str) -> None:
+        with open(self.host.folder / "calls", "a", encoding="utf-8") as stream:
+            stream.write(f"{words}\n")
+
+
+class Nobody:
+    """A runtime that the host has not."""
+
+    async def kept(self) -> dict[str, bool]:
+        return {}
+
+
+@pytest.mark.usefixtures("keeper")
+class TestInstances:
+    """Those of a runtime under which no holder has a unit of its own."""
+
+    @pytest.fixture
+    def keeper(self, host, tmp_path, monkeypatch):
+        host.found = [replace(ENGINE, unit="vllm-supervisord.service"), DAEMON]
+        for name in ("tiny", "idle"):
+            # As their configuration has it they are to move to another runtime.
+            described = Instance(name, 8000, name, "vllm", "/opt/vllm", config_dir=str(tmp_path))
+            (tmp_path / f"{name}.json").write_text(described.dump())
+        made = Keeper(host)
+        monkeypatch.setattr(gpu_reset.runtime, "named", lambda name: made if name == "supervisor" else Nobody())
+        monkeypatch.setattr(gpu_reset.process, "belongs_to", lambda pid, name: (pid, name) == (ENGINE.pid, "tiny"))
+        return made
+
+    @pytest.fixture
+    def reset(self, reset, tmp_path):
+        def run(check: bool = False, **arguments: Any) -> dict[str, Any]:
+            return reset(
+                check, **{"instances": ["tiny", "idle"], "services": [], "config_dir": str(tmp_path), **arguments}
+            )
+
+        return run
+
+    def test_are_stopped_and_started_by_what_keeps_them(self, reset, host):
+        result = reset()
+        assert not result.get("failed"), result
+        assert host.calls == ["stop tiny", f"nvidia-smi --gpu-reset -i {UUID}", "keep tiny"]
+        assert result["instances"] == [
+            {"name": "tiny", "state": "running", "stopped": True, "started": True},
+            {"name": "idle", "state": "stopped", "stopped": False, "started": False},
+        ]
+
+    def test_are_stopped_with_services(self, reset, host):
+        assert not reset(services=["nvidia-dcgm.service"]).get("failed")
+        assert host.calls[:2] == ["stop tiny", "stop --no-block nvidia-dcgm.service"]
+        assert host.calls[-2:] == ["reset-failed nvidia-dcgm.service", "start nvidia-dcgm.service"]
+
+    def test_are_foretold_in_check_mode(self, reset, host):
+        result = reset(check=True)
+        assert [(found["name"], found["stopped"]) for found in result["instances"]] == [("tiny", True), ("idle", False)]
+        assert host.calls == []
+
+    def test_another_instance_is_no_own_one(self, reset, host):
+        assert "while held by VLLM::EngineCor (pid 42" in reset(instances=["idle"])["msg"]
+        assert host.calls == []
+
+    def test_that_do_not_start_again(self, reset, keeper):
+        keeper.refusal = "no such file"
+        assert reset()["msg"] == f"{SHOWN} was reset; tiny did not start again (no such file): start it by hand"
+
+    def test_that_failed_to_be_cured_are_started_again(self, reset, host):
+        words = reset_fails(host)
+        assert reset()["msg"] == f"{words}; started again: tiny"
+
+    def test_that_are_unknown(self, reset, host):
+        assert reset(instances=["other"])["msg"].startswith(
+            "instances: names has other, and the instances of this node"
+        )
+        assert host.calls == []
+
+
 class TestCheckMode:
     def test_plan(self, reset, host):
         result = reset(check=True, services=[UNIT, "idle.service"])
@@ -373,7 +476,7 @@ REFUSALS = [
     (
         strange_holder,
         f"{SHOWN} cannot be reset while held by nv-hostengine (pid 43, nvidia-dcgm.service),"
-        " python3 (pid 44, of no unit): stop what is not needed, or name its unit in services",
+        " python3 (pid 44, of no unit): stop what is not needed, or name it in instances or its unit in services",
     ),
     (unknown_service, f"services has {UNIT}, which systemd does not know: correct it or leave it out"),
     (systemd_that_does_not_answer, "systemctl show: Failed to connect to bus: Connection refused"),

@@ -74,6 +74,31 @@ def test_keys_are_masked_and_their_file_is_closed(call, arguments):
     assert (Path(arguments["config_dir"]) / "tiny.json").stat().st_mode & 0o777 == 0o640
 
 
+def test_hub_token_is_masked_and_its_file_is_closed(call, arguments):
+    result = call(instance_config, **arguments, hub_token="hf_geheim")
+    assert config(arguments)["hf-token"] == "hf_geheim"
+    assert (Path(arguments["config_dir"]) / "tiny.yaml").stat().st_mode & 0o777 == 0o600
+    assert "geheim" not in json.dumps(result)
+
+
+@pytest.mark.parametrize(("runtime", "known"), [("systemd", True), ("tmux", False)])
+def test_settings_of_a_unit_in_the_words_of_systemd(call, arguments, runtime, known):
+    settings = {"MemoryMax": "64G", "Nice": 5, "DeviceAllow": ["/dev/a", "/dev/b"], "MemoryDenyWriteExecute": True}
+    arguments["instances"] = [{**TINY, "systemd": settings}]
+    call(instance_config, **arguments, runtime=runtime)
+    described = serving.load("tiny", arguments["config_dir"])
+    assert described.settings == (
+        {
+            "MemoryMax": ["64G"],
+            "Nice": ["5"],
+            "DeviceAllow": ["/dev/a", "/dev/b"],
+            "MemoryDenyWriteExecute": ["yes"],
+        }
+        if known
+        else {}
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "args", "expected"),
     [

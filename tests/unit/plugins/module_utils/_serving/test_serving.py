@@ -159,6 +159,15 @@ class TestLauncher:
             launch.check(given)
         assert Path(given.obstacle_path).exists() is refused
 
+    @pytest.mark.parametrize("handed", [True, False])
+    def test_files_that_systemd_cannot_hand_over(self, tmp_path, monkeypatch, handed):
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        if handed:
+            (tmp_path / "nobody.json").touch()
+        refused = pytest.raises(launch.CannotStart, match="systemd cannot hand it its files")
+        with contextlib.nullcontext() if handed else refused:
+            launch.check(instance(name="nobody", port=_free_port(), run_dir=str(tmp_path)))
+
     def test_small_shm_is_refused(self):
         with pytest.raises(launch.CannotStart, match=r"/dev/shm has .* MiB free and .* MiB are needed: enlarge it"):
             launch.check(instance(name="nobody", port=_free_port(), shm_bytes=1 << 60))
