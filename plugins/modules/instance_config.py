@@ -110,7 +110,7 @@ options:
   runtime:
     description: What keeps the instances running. A server that another runtime has started is stale.
     type: str
-    choices: [systemd, supervisor, tmux, screen]
+    choices: [systemd, supervisor, docker, tmux, screen]
     default: systemd
   working_dir:
     description: Directory that the servers run in, where their unit does not say.
@@ -128,6 +128,27 @@ options:
     description: Limit of open files of one instance, where its unit does not say.
     type: int
     default: 65536
+  memory_max:
+    description: Memory limit of one instance, as C(MemoryMax=) of systemd takes it, where its unit does not say.
+    type: str
+    default: ""
+  agent_port:
+    description: Port of the node's agent, whose verdict is behind the health of a container.
+    type: int
+    default: 9410
+  image:
+    description: Image of the containers, with the O(runtime) V(docker).
+    type: str
+    default: ""
+  vllm_in_image:
+    description: Whether the O(image) brings vLLM, rather than the environment in O(root).
+    type: bool
+    default: false
+  read_only_paths:
+    description: Files and directories of the node that containers see besides the models.
+    type: list
+    elements: path
+    default: []
 """
 
 EXAMPLES = r"""
@@ -209,7 +230,9 @@ def options(spec: dict, params: dict) -> dict:
 
 
 def environment(spec: dict, params: dict) -> dict[str, str]:
-    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, spec["gpus"]))} if spec["gpus"] else {}
+    # A container has no others, and counts its own anew.
+    chosen = spec["gpus"] if params["runtime"] != "docker" else []
+    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, chosen))} if chosen else {}
     # CUDA would number the GPUs by their speed, and not as the driver does.
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if spec["gpus"] else {}
     merged = {**params["environment"], **order, **gpus, **spec["env"]}
@@ -235,8 +258,22 @@ def describe(spec: dict, params: dict) -> serving.Instance:
         stop_timeout_seconds=params["stop_timeout_seconds"],
         restart_seconds=params["restart_seconds"],
         open_files_max=params["open_files_max"],
+        memory_max=params["memory_max"],
+        agent_port=params["agent_port"],
+        **contained(spec, params),
         config_dir=params["config_dir"],
     )
+
+
+def contained(spec: dict, params: dict) -> dict[str, object]:
+    """What an instance in a container needs besides."""
+    if params["runtime"] != "docker":
+        return {}
+    return {
+        "image": params["image"],
+        "vllm_in_image": params["vllm_in_image"],
+        "read_only_paths": [model_path(spec, params["model_paths"]), *params["read_only_paths"]],
+    }
 
 
 def read(path: str) -> str:
@@ -312,12 +349,9 @@ def is_stale(described: serving.Instance, config: str, pid: int) -> bool:
         record = json.loads(read(described.record_path))
     except ValueError:
         return True
-    present = {
-        "pid": pid,
-        "digest": serving.digest(config, described.dump()),
-        "venv": os.path.realpath(os.path.join(described.root, "current")),
-    }
-    return record != present
+    venv = "" if described.vllm_in_image else os.path.realpath(os.path.join(described.root, "current"))
+    present = (pid, serving.digest(config, described.dump()), venv)
+    return (described.recorded(), record.get("digest"), record.get("venv")) != present
 
 
 def run(module: AnsibleModule) -> dict:
@@ -380,6 +414,11 @@ def main() -> None:
             "stop_timeout_seconds": {"type": "int", "default": 90},
             "restart_seconds": {"type": "int", "default": 0},
             "open_files_max": {"type": "int", "default": 65536},
+            "memory_max": {"type": "str", "default": ""},
+            "agent_port": {"type": "int", "default": 9410},
+            "image": {"type": "str", "default": ""},
+            "vllm_in_image": {"type": "bool", "default": False},
+            "read_only_paths": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )

@@ -42,7 +42,7 @@ options:
       - What is to keep them running; what their configuration says where not set.
       - Not needed for V(stopped) and V(absent), which find out what keeps them.
     type: str
-    choices: [systemd, supervisor, tmux, screen]
+    choices: [systemd, supervisor, docker, tmux, screen]
   timeout_seconds:
     description: Seconds within which a server must have stopped.
     type: int
