@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+
+import pytest
 
 
 class Contract:
@@ -20,6 +23,7 @@ class Contract:
             "systemd": node.run("systemctl list-units --plain --no-legend 'vllm@*' || true")
             + node.run("ls /etc/systemd/system/multi-user.target.wants | grep vllm@ || true"),
             "supervisor": node.host.run("/opt/vllm/bin/vllm-supervisorctl status | grep vllm@").stdout,
+            "docker": node.host.run("docker ps --all --quiet; ls /etc/tmpfiles.d/vllm.conf").stdout,
             "tmux": node.run("ls /etc/cron.d/vllm-tmux 2>/dev/null || true") + node.run("pgrep tmux || true"),
             "screen": node.run("ls /etc/cron.d/vllm-screen 2>/dev/null || true") + node.run("pgrep -i screen || true"),
         }
@@ -39,6 +43,11 @@ class Contract:
             assert node.host.service("vllm@open").is_enabled
         elif runtime == "supervisor":
             assert node.host.service("vllm-supervisord").is_enabled
+        elif runtime == "docker":
+            assert node.host.service("docker").is_enabled
+            assert node.container()["HostConfig"]["RestartPolicy"]["Name"] == "always"
+            # Whoever starts a container first must find what it mounts.
+            assert "/run/vllm" in node.run("systemd-tmpfiles --cat-config")
         else:
             line = "@reboot root /opt/vllm/bin/vllm-instance start open"
             assert line in node.run(f"cat /etc/cron.d/vllm-{runtime}").splitlines()
@@ -103,39 +112,66 @@ with u.urlopen(u.Request("http://127.0.0.1:8000/v1/completions", {body.encode()}
         node.instance("start")
         node.served_by_another(old)
 
+    def test_restart_of_what_keeps_it_is_survived(self, node, runtime):
+        units = {"supervisor": "vllm-supervisord", "docker": "docker"}
+        if runtime not in units:
+            pytest.skip(f"{runtime} is not restarted")
+        old = node.main()
+        node.run(f"systemctl restart {units[runtime]}")
+        node.wait(lambda: node.instance("status").startswith("running") and node.ask(8000, "/health") is not None)
+        # Containers outlive a restart of their engine.
+        assert (node.main() == old) == (runtime == "docker")
+
     def test_one_instance_is_restarted_alone(self, node):
         old, other = node.main(), node.main("second.one")
         node.instance("restart")
         node.served_by_another(old)
         assert node.main("second.one") == other
 
-    def test_refuses_a_port_that_another_program_holds(self, node):
+    def test_refuses_a_port_that_another_program_holds(self, node, runtime):
+        holder = "a program outside the container" if runtime == "docker" else "python3"
         old = node.main()
         node.instance("stop")
         node.run("(python3 -m http.server 8000 >/dev/null 2>&1 & echo $! >/tmp/squatter)")
         try:
             node.wait(lambda: node.host.socket("tcp://0.0.0.0:8000").is_listening)
             node.host.run("/opt/vllm/bin/vllm-instance start open")
-            node.wait(lambda: "port 8000 is held by python3" in node.status()["evidence"])
+            node.wait(lambda: f"port 8000 is held by {holder}" in node.status()["evidence"])
         finally:
             node.run("kill $(cat /tmp/squatter)")
         node.served_by_another(old)
 
-    def test_keys_are_nowhere_to_be_seen(self, node):
+    def test_keys_are_nowhere_to_be_seen(self, node, runtime):
         config = node.host.file("/etc/vllm/instances/open.yaml")
         assert (config.user, config.mode) == ("vllm", 0o600)
         assert node.key not in node.run("ps axewww")
         assert node.key not in node.run("journalctl --no-pager; cat /var/log/vllm/*.log")
         assert node.key not in node.run("cat /etc/vllm/instances/open.json")
+        if runtime == "docker":
+            assert node.key not in node.run("docker inspect vllm-open; docker logs vllm-open 2>&1")
 
-    def test_log_is_kept_and_shown(self, node):
+    def test_log_is_kept_and_shown(self, node, runtime):
         assert "Application startup complete" in node.instance("log")
+        if runtime == "docker":
+            assert node.container()["HostConfig"]["LogConfig"]["Config"] == {"max-file": "11", "max-size": "50m"}
 
-    def test_server_is_without_rights(self, node):
+    def test_status_is_told(self, node):
+        assert re.match(rf"running, pid {node.main()}, \d+ restarts", node.instance("status"))
+
+    def test_server_is_without_rights(self, node, runtime):
         about = node.run(f"cat /proc/{node.main()}/status")
         assert f"Uid:\t{node.run('id -u vllm')}\t" in about
         assert "NoNewPrivs:\t1" in about
         assert "CapEff:\t0000000000000000" in about
+        if runtime == "docker":
+            container = node.container()
+            confined = container["HostConfig"]
+            assert container["Config"]["User"] == f"{node.run('id -u vllm')}:{node.run('id -g vllm')}"
+            assert (confined["ReadonlyRootfs"], confined["Privileged"], confined["CapAdd"]) == (True, False, None)
+            assert (confined["CapDrop"], confined["SecurityOpt"]) == (["ALL"], ["no-new-privileges"])
+            writable = {mount["Destination"] for mount in container["Mounts"] if mount["RW"]}
+            assert writable == {"/run/vllm", "/var/cache/vllm"}
+            assert node.host.run("docker exec vllm-open touch /opt/vllm/x /usr/x").rc != 0
 
     def test_removal_is_foretold_and_leaves_nothing(self, node):
         old = node.main("second.one")

@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import re
+import resource
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,10 +119,10 @@ def devices(chosen: list[str], dev: str) -> list[dict[str, str]]:
 
 
 def limits(instance: Instance) -> list[dict[str, Any]]:
-    wanted = {"nofile": instance.open_files_max}
-    # An engine that is in a container itself may not lift a limit.
-    if process.capable(process.CAP_SYS_RESOURCE):
-        wanted["memlock"] = -1
+    wanted = {"nofile": instance.open_files_max, "memlock": -1}
+    if not process.capable(process.CAP_SYS_RESOURCE):
+        # An engine that is in a container itself may not lift a limit.
+        wanted = {"nofile": min(instance.open_files_max, resource.getrlimit(resource.RLIMIT_NOFILE)[1])}
     return [{"Name": name, "Soft": value, "Hard": value} for name, value in wanted.items()]
 
 

@@ -404,17 +404,18 @@ class Docker(_Tended):
 
     async def keep(self, name: str) -> None:
         described = instances.load(name)
-        found = (await _aside(self._dockerd.containers)).get(name)
-        if found and CONTAINER_STATES.get(found["State"]):
+        # Not by the list of all, which is behind for a moment.
+        found = await _aside(self._dockerd.inspect, container_name(name))
+        if found and CONTAINER_STATES.get(found["State"]["Status"]):
             return
         instances.make_directories(described)
         # From inside a container those of other runtimes are not seen.
         await _aside(launch.remove_leftovers, described)
         cdi = bool((await _aside(self._dockerd.info)).get("CDISpecDirs"))
         wanted = container.definition(described, cdi)
-        if found and container.made_by(found["Labels"]) != container.made_by(wanted["Labels"]):
+        if found and container.made_by(found["Config"]["Labels"]) != container.made_by(wanted["Labels"]):
             await _aside(self._dockerd.remove, container_name(name))
-            found = None
+            found = {}
         if not found:
             await _aside(self._dockerd.create, container_name(name), wanted)
         await _aside(self._dockerd.start, container_name(name))
