@@ -347,11 +347,11 @@ def is_stale(described: serving.Instance, config: str, pid: int) -> bool:
     """Whether the running server was started with anything but the present configuration."""
     try:
         record = json.loads(read(described.record_path))
-    except ValueError:
+        started = (process.here(record["pid"], record.get("pid_namespace", "")), record["digest"], record["venv"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return True
     venv = "" if described.vllm_in_image else os.path.realpath(os.path.join(described.root, "current"))
-    present = (pid, serving.digest(config, described.dump()), venv)
-    return (described.recorded(), record.get("digest"), record.get("venv")) != present
+    return started != (pid, serving.digest(config, described.dump()), venv)
 
 
 def run(module: AnsibleModule) -> dict:
