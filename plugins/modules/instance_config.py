@@ -181,6 +181,7 @@ import grp
 import json
 import os
 import pwd
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -265,7 +266,7 @@ def describe(spec: dict, params: dict) -> serving.Instance:
     )
 
 
-def contained(spec: dict, params: dict) -> dict[str, object]:
+def contained(spec: dict, params: dict) -> dict[str, Any]:
     """What an instance in a container needs besides."""
     if params["runtime"] != "docker":
         return {}

@@ -50,7 +50,9 @@ options:
     type: dict
     default: {}
   docker:
-    description: C(vllm_docker_image), C(vllm_docker_base_image) and so on, by their last words; of use with the runtime docker.
+    description:
+      - C(vllm_docker_image), C(vllm_docker_base_image) and so on, by their last words.
+      - Of use with the runtime docker.
     type: dict
     default: {}
   model_root:

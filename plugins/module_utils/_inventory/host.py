@@ -132,7 +132,9 @@ def check_docker(plan: Plan, facts: Mapping[str, Any], *, with_gpus: bool) -> It
         yield problem("vllm_docker_image", "", trouble, "name one that brings vLLM, such as vllm/vllm-openai:v0.33.0")
     if with_gpus and not facts["docker"]["gpus"]:
         trouble = "but the host has no NVIDIA container toolkit to hand GPUs to containers"
-        yield problem("vllm_runtime", "docker", trouble, "run the role nvidia_driver, which installs it with this runtime")
+        yield problem(
+            "vllm_runtime", "docker", trouble, "run the role nvidia_driver, which installs it with this runtime"
+        )
 
 
 def check_disks(plan: Plan, paths: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

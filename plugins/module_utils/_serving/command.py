@@ -4,8 +4,8 @@
 """vllm-instance: what operators and runtimes start, stop and look at an instance with, whatever keeps it.
 
 `start`, `stop`, `restart`, `status` and `log` are for operators. For the runtimes, `check` runs as root before each
-start and `run` as the service user; `tend` does both as root and stays until the server has gone; `keep` tends one after
-another. In a container `contain` tends as the service user, and `healthy` is the check of its health.
+start and `run` as the service user; `tend` does both as root and stays until the server has gone; `keep` tends one
+after another. In a container `contain` tends as the service user, and `healthy` is the check of its health.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import asyncio
 import sys
 import time
 
-from . import instance as instances
 from . import contain, launch, runtime
+from . import instance as instances
 from .instance import Instance
 from .keep import Keeper
 from .runtime import CommandFailed

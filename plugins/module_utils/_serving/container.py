@@ -100,7 +100,9 @@ def gpus(instance: Instance, cdi: bool, dev: str = "/dev") -> dict[str, Any]:
         return {}
     chosen = [str(index) for index in instance.gpus]
     if cdi:
-        return {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={name}" for name in chosen or ["all"]]}]}
+        return {
+            "DeviceRequests": [{"Driver": "cdi", "DeviceIDs": [f"nvidia.com/gpu={name}" for name in chosen or ["all"]]}]
+        }
     request = {"Driver": "nvidia", "Capabilities": [["gpu", "utility", "compute"]]}
     count = {"DeviceIDs": chosen} if chosen else {"Count": -1}
     return {"DeviceRequests": [{**request, **count}], "Devices": devices(chosen, dev)}
@@ -130,10 +132,11 @@ def memory_bytes(limit: str, total: int) -> int:
     """A limit as MemoryMax= of systemd takes it; 0 for none."""
     if limit in ("", "infinity"):
         return 0
-    if limit.endswith("%"):
-        return int(total * float(limit[:-1]) / 100)
-    number, unit = re.fullmatch(r"(\d+)([KMGT]?)", limit).groups()
-    return int(number) * UNITS[unit]
+    found = re.fullmatch(r"(\d+)([KMGT%]?)", limit)
+    if not found:
+        raise ValueError(f"memory_max is {limit}: give bytes, with K, M, G or T, a percentage as 90%, or infinity")
+    number, unit = int(found[1]), found[2]
+    return total * number // 100 if unit == "%" else number * UNITS[unit]
 
 
 def total_bytes() -> int:

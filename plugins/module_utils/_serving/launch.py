@@ -134,5 +134,10 @@ def _record(instance: Instance, venv: str) -> None:
     for path in (instance.config_path, instance.description_path):
         with open(path, encoding="utf-8") as stream:
             texts.append(stream.read())
-    record = {"pid": os.getpid(), "digest": instances.digest(*texts), "venv": venv, "pid_namespace": process.pid_namespace()}
+    record = {
+        "pid": os.getpid(),
+        "digest": instances.digest(*texts),
+        "venv": venv,
+        "pid_namespace": process.pid_namespace(),
+    }
     files.replace(instance.record_path, json.dumps(record))

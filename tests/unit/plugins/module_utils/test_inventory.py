@@ -262,7 +262,11 @@ def test_gpus_do_not_matter_on_cpu() -> None:
         ("variant", "rocm", 'vllm_variant is "rocm", an unknown variant: use cuda or cpu.'),
         ("variant", ["cuda"], 'vllm_variant is ["cuda"], an unknown variant'),
         ("runtime", "sytemd", 'vllm_runtime is "sytemd", an unknown runtime: did you mean systemd?'),
-        ("runtime", "runit", 'vllm_runtime is "runit", an unknown runtime: use systemd, supervisor, docker, tmux or screen.'),
+        (
+            "runtime",
+            "runit",
+            'vllm_runtime is "runit", an unknown runtime: use systemd, supervisor, docker, tmux or screen.',
+        ),
         ("runtime", None, "vllm_runtime is null, an unknown runtime"),
         ("user", "v llm", 'vllm_user is "v llm", which cannot name a user'),
         ("user", "root", 'vllm_user is "root", and a server must not run as root: name a user of its own'),
@@ -491,9 +495,7 @@ class TestHost:
             ("rocky", {"engine": True, "gpus": True}, {"image": "vllm/vllm-openai:v0.33.0"}, []),
         ],
     )
-    def test_docker(
-        self, family: str, docker: dict[str, bool], words: dict[str, Any], sentences: list[str]
-    ) -> None:
+    def test_docker(self, family: str, docker: dict[str, bool], words: dict[str, Any], sentences: list[str]) -> None:
         plan = self.plan(instance())
         plan = replace(plan, words=replace(plan.words, runtime="docker", docker=words))
         version = {"debian": "12", "rocky": "9.6"}[family]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pwd
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.nvml import fake
 
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import client, contain, container, process
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.client import Answer
@@ -29,6 +29,7 @@ from ansible_collections.inferops.vllm.plugins.module_utils._serving.dockerd imp
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.instance import Instance
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed, Docker
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
+from doubles.nvml import fake
 
 USER = pwd.getpwuid(os.getuid())
 
@@ -100,14 +101,23 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         status, content = self.server.double.answer(self.command, self.path, json.loads(body or b"{}"))
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        if status not in client.BODILESS:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if status not in client.BODILESS:
-            self.wfile.write(data)
+        # Who only begins something is gone by now.
+        with contextlib.suppress(BrokenPipeError):
+            self.send_response(status)
+            if status not in client.BODILESS:
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if status not in client.BODILESS:
+                self.wfile.write(data)
 
-    do_GET = do_POST = do_DELETE = _answer
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_DELETE(self) -> None:
+        self._answer()
 
     def address_string(self) -> str:
         return "socket"
@@ -175,7 +185,7 @@ def test_what_the_check_inside_says_is_told(double: Double, runtime: Docker) -> 
 def test_no_engine_keeps_nothing_and_fails_where_it_is_needed(tmp_path: Path) -> None:
     runtime = Docker(Dockerd(str(tmp_path / "none")), str(tmp_path))
     assert asyncio.run(runtime.kept()) == {}
-    with pytest.raises(CommandFailed, match="dockerd does not answer on .*none"):
+    with pytest.raises(CommandFailed, match=r"dockerd does not answer on .*none"):
         unit(runtime)
 
 
@@ -310,6 +320,10 @@ class TestDefinition:
     def test_memory(self, limit: str, expected: int) -> None:
         assert container.memory_bytes(limit, 1000) == expected
 
+    def test_memory_that_systemd_would_not_take(self) -> None:
+        with pytest.raises(ValueError, match="memory_max is 8 GB: give bytes"):
+            container.memory_bytes("8 GB", 1000)
+
 
 def test_process_of_another_namespace_is_found() -> None:
     program = "import os, time; print(os.getpid(), os.readlink('/proc/self/ns/pid'), flush=True); time.sleep(60)"
@@ -322,8 +336,10 @@ def test_process_of_another_namespace_is_found() -> None:
         pid, namespace = line.split()
         found = process.here(int(pid), namespace)
         assert pid == "1"
-        assert process.stat(found) and process.stat(found).parent == parent.pid
-        parent.kill()
+        seen = process.stat(found)
+        assert seen
+        assert seen.parent == parent.pid
+        os.kill(found, signal.SIGKILL)
     assert process.here(int(pid), namespace) == 0
     assert process.here(42, process.pid_namespace()) == 42
 
@@ -357,7 +373,7 @@ class TestInside:
         folder, scenario = fake.build(tmp_path / "fake"), fake.scenario("healthy_8", tmp_path)
         program = (
             "from ansible_collections.inferops.vllm.plugins.module_utils._serving import contain, instance;"
-            "made = instance.Instance('a', 1, 'a', 'root', '/', runtime='docker', image='i', vllm_in_image=True, gpus=[5]);"
+            "made = instance.Instance('a', 1, 'a', 'root', '/', runtime='docker', image='i', gpus=[5]);"
             "print(contain.lost_gpu(made))"
         )
 
@@ -368,5 +384,5 @@ class TestInside:
             ).stdout.strip()
 
         assert looked() == ""
-        fake.edit(scenario, "node", init="error 999")
+        fake.edit(scenario, "system", nvmlInit="error 999")
         assert "the GPUs cannot be seen" in looked()
