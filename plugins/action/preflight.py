@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "user": {"type": "raw", "default": "vllm"},
     "root": {"type": "raw", "default": "/opt/vllm"},
     "health_check": {"type": "dict", "default": {}},
+    "docker": {"type": "dict", "default": {}},
     "model_root": {"type": "path", "default": "/var/lib/vllm/models"},
     "peers": {"type": "list", "elements": "str", "default": []},
     "venv_disk_gb": {"type": "float", "default": 12},
@@ -36,7 +37,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "shm_per_instance_mib": {"type": "int", "default": 160},
     "driver_min": {"type": "int", "default": 580},
 }
-WORDS = ("instances", "version", "variant", "runtime", "user", "root", "health_check")
+WORDS = ("instances", "version", "variant", "runtime", "user", "root", "health_check", "docker")
 LIMITS = ("venv_disk_gb", "shm_min_gb", "shm_per_instance_mib", "driver_min")
 
 

@@ -78,9 +78,9 @@ def missing_at_most(
         if spare.get(name, 0) < 1:
             total = running.get(name, 0)
             raise AnsibleFilterError(
-                f"{name} runs on {total} node{'s' if total != 1 else ''}, of which vllm_roll_min_ready ({min_ready}) has"
-                f" to serve at any time: no node can be taken out. Add nodes, or accept that requests fail meanwhile"
-                f" with -e vllm_roll_min_ready=0."
+                f"{name} runs on {total} node{'s' if total != 1 else ''}, and vllm_roll_min_ready ({min_ready}) says"
+                " how many serve at any time: no node can be taken out. Add nodes, or accept that requests fail"
+                " meanwhile with -e vllm_roll_min_ready=0."
             )
     return spare
 

@@ -66,7 +66,9 @@ from ansible_collections.inferops.vllm.plugins.plugin_utils.capacity import coun
 Services = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
-def roll_shortage(services: Services, load_balancer: str, hosts: Iterable[str], names: Iterable[str], min_ready: Any) -> str:
+def roll_shortage(
+    services: Services, load_balancer: str, hosts: Iterable[str], names: Iterable[str], min_ready: Any
+) -> str:
     """Where too few servers would be left."""
     out = set(hosts)
     found = []

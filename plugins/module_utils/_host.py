@@ -34,6 +34,7 @@ def look(*, paths: Collection[str], ports: Collection[int], root: str = "/") -> 
         "gpu_count": gpu_count(root),
         "driver": driver.loaded(root),
         "nvidia_driver": nvidia_driver.files(root),
+        "docker": docker(root),
     }
 
 
@@ -86,6 +87,15 @@ def _instance(folder: str) -> str:
         if found:
             return found.group(1)
     return ""
+
+
+def docker(root: str = "/") -> dict[str, bool]:
+    """Whether an engine listens, and whether anything here hands GPUs to its containers."""
+    paths = ("etc/cdi/nvidia*", "var/run/cdi/nvidia*", "usr/bin/nvidia-container-runtime-hook")
+    return {
+        "engine": os.path.exists(os.path.join(root, "run/docker.sock")),
+        "gpus": any(glob.glob(os.path.join(root, path)) for path in paths),
+    }
 
 
 def gpu_count(root: str = "/") -> int:

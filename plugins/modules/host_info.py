@@ -94,6 +94,11 @@ host:
       type: dict
       returned: success
       sample: {loaded: 580.159.04, library: 580.159.04, kernels: [], packages: {}, managed: "", reboot_pending: ""}
+    docker:
+      description: Whether a Docker C(engine) listens, and whether NVIDIA's toolkit hands C(gpus) to its containers.
+      type: dict
+      returned: success
+      sample: {engine: true, gpus: true}
 """
 
 from ansible.module_utils.basic import AnsibleModule

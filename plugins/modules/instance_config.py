@@ -122,7 +122,7 @@ options:
   runtime:
     description: What keeps the instances running. A server that another runtime has started is stale.
     type: str
-    choices: [systemd, supervisor, tmux, screen]
+    choices: [systemd, supervisor, docker, tmux, screen]
     default: systemd
   working_dir:
     description: Directory that the servers run in, where their unit does not say.
@@ -140,6 +140,27 @@ options:
     description: Limit of open files of one instance, where its unit does not say.
     type: int
     default: 65536
+  memory_max:
+    description: Memory limit of one instance, as C(MemoryMax=) of systemd takes it, where its unit does not say.
+    type: str
+    default: ""
+  agent_port:
+    description: Port of the node's agent, whose verdict is behind the health of a container.
+    type: int
+    default: 9410
+  image:
+    description: Image of the containers, with the O(runtime) V(docker).
+    type: str
+    default: ""
+  vllm_in_image:
+    description: Whether the O(image) brings vLLM, rather than the environment in O(root).
+    type: bool
+    default: false
+  read_only_paths:
+    description: Files and directories of the node that containers see besides the models.
+    type: list
+    elements: path
+    default: []
 """
 
 EXAMPLES = r"""
@@ -171,6 +192,7 @@ surplus:
 import grp
 import os
 import pwd
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -227,7 +249,9 @@ def secrets(params: dict) -> dict:
 
 
 def environment(spec: dict, params: dict) -> dict[str, str]:
-    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, spec["gpus"]))} if spec["gpus"] else {}
+    # A container has no others, and counts its own anew.
+    chosen = spec["gpus"] if params["runtime"] != "docker" else []
+    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, chosen))} if chosen else {}
     # CUDA would number the GPUs by their speed, and not as the driver does.
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if spec["gpus"] else {}
     merged = {**params["environment"], **order, **gpus, **spec["env"]}
@@ -264,8 +288,22 @@ def describe(spec: dict, params: dict) -> serving.Instance:
         stop_timeout_seconds=params["stop_timeout_seconds"],
         restart_seconds=params["restart_seconds"],
         open_files_max=params["open_files_max"],
+        memory_max=params["memory_max"],
+        agent_port=params["agent_port"],
+        **contained(spec, params),
         config_dir=params["config_dir"],
     )
+
+
+def contained(spec: dict, params: dict) -> dict[str, Any]:
+    """What an instance in a container needs besides."""
+    if params["runtime"] != "docker":
+        return {}
+    return {
+        "image": params["image"],
+        "vllm_in_image": params["vllm_in_image"],
+        "read_only_paths": [model_path(spec, params["model_paths"]), *params["read_only_paths"]],
+    }
 
 
 def read(path: str) -> str:
@@ -417,6 +455,11 @@ def main() -> None:
             "stop_timeout_seconds": {"type": "int", "default": 90},
             "restart_seconds": {"type": "int", "default": 0},
             "open_files_max": {"type": "int", "default": 65536},
+            "memory_max": {"type": "str", "default": ""},
+            "agent_port": {"type": "int", "default": 9410},
+            "image": {"type": "str", "default": ""},
+            "vllm_in_image": {"type": "bool", "default": False},
+            "read_only_paths": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )

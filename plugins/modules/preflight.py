@@ -34,7 +34,7 @@ options:
     type: raw
     default: cuda
   runtime:
-    description: C(vllm_runtime), what keeps the instances running. V(systemd) is the one there is.
+    description: C(vllm_runtime), what keeps the instances running.
     type: raw
     default: systemd
   user:
@@ -47,6 +47,12 @@ options:
     default: /opt/vllm
   health_check:
     description: The variables of P(inferops.vllm.health_check#role) that the inventory sets, by their names.
+    type: dict
+    default: {}
+  docker:
+    description:
+      - C(vllm_docker_image), C(vllm_docker_base_image) and so on, by their last words.
+      - Of use with the runtime docker.
     type: dict
     default: {}
   model_root:

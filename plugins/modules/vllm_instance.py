@@ -43,7 +43,7 @@ options:
       - What is to keep them running; what their configuration says where not set.
       - Not needed for V(stopped) and V(absent), which find out what keeps them.
     type: str
-    choices: [systemd, supervisor, tmux, screen]
+    choices: [systemd, supervisor, docker, tmux, screen]
   timeout_seconds:
     description: Seconds within which a server must have stopped.
     type: int
@@ -76,8 +76,8 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import generations, runtime
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 
 LIVE = ("running", "starting")

@@ -147,8 +147,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.inferops.vllm.plugins.module_utils._health import settings as health_settings
 from ansible_collections.inferops.vllm.plugins.module_utils._health import trial
-from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import generations, probe, runtime
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 
 LOG_LINES = 15
@@ -268,7 +268,9 @@ def main() -> None:
         try:
             re.compile(question["expect"])
         except re.error as error:
-            module.fail_json(msg=f"questions: expect is {question['expect']!r}, which is no regular expression: {error}")
+            module.fail_json(
+                msg=f"questions: expect is {question['expect']!r}, which is no regular expression: {error}"
+            )
     names = params["names"]
     if module.check_mode and names is not None:
         # What is set up in the same run is not there in check mode.

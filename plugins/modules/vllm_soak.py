@@ -148,9 +148,7 @@ def run(module: AnsibleModule) -> dict:
     instances = serving.load_all(params["names"], params["config_dir"])
     step = params["_slice"] or {}
     progress = step.get("progress") or {}
-    soaks = {
-        found.name: Soak(found, params["errors_max_percent"], progress.get(found.name, {})) for found in instances
-    }
+    soaks = {found.name: Soak(found, params["errors_max_percent"], progress.get(found.name, {})) for found in instances}
     now = time.monotonic()
     end = now - step.get("waited", 0.0) + params["seconds"]
     result = {"changed": False, "instances": {name: soak.shown for name, soak in soaks.items()}}

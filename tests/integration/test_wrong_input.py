@@ -113,13 +113,24 @@ WRONG = [
     ),
     Case(
         "unknown runtime",
-        'vllm_runtime is "runit", an unknown runtime: use systemd, supervisor, tmux or screen.',
+        'vllm_runtime is "runit", an unknown runtime: use systemd, supervisor, docker, tmux or screen.',
         {"vllm_runtime": "runit"},
     ),
     Case(
-        "later runtime",
-        'vllm_runtime is "docker", which is planned, but not available yet: use systemd, supervisor, tmux or screen.',
-        {"vllm_runtime": "docker"},
+        "no Docker engine",
+        "vllm_docker_install is false, but no Docker engine answers on the host:"
+        " start Docker on the host, or have the role install it.",
+        {"vllm_runtime": "docker", "vllm_docker_install": False},
+    ),
+    Case(
+        "image and base image",
+        'vllm_docker_image is "vllm/vllm-openai:v0.33.0", beside vllm_docker_base_image:'
+        " an image that brings vLLM is not built: set one of them.",
+        {
+            "vllm_runtime": "docker",
+            "vllm_docker_image": "vllm/vllm-openai:v0.33.0",
+            "vllm_docker_base_image": "debian:bookworm-slim",
+        },
     ),
     Case(
         "too few GPUs",

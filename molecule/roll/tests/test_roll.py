@@ -156,7 +156,8 @@ def servers(nodes: list[Node]) -> list[int]:
     return [node.server for node in nodes]
 
 
-def test_restart_of_all(nodes, clients):
+@pytest.mark.usefixtures("clients")
+def test_restart_of_all(nodes):
     before = servers(nodes)
     roll = run("rolling_restart")
     assert not roll.failed, roll.text
@@ -164,7 +165,8 @@ def test_restart_of_all(nodes, clients):
     assert not any(node.drained for node in nodes)
 
 
-def test_upgrade_and_back(nodes, clients):
+@pytest.mark.usefixtures("clients")
+def test_upgrade_and_back(nodes):
     change = {"SIM_ANSWER_TOKENS": "65"}
     roll = run("upgrade", change=change)
     assert not roll.failed, roll.text
@@ -187,7 +189,8 @@ def test_upgrade_and_back(nodes, clients):
     ],
     ids=["does not start", "answers nobody", "answers wrongly", "dies under load"],
 )
-def test_bad_upgrade_goes_back(nodes, clients, change, why):
+@pytest.mark.usefixtures("clients")
+def test_bad_upgrade_goes_back(nodes, change, why):
     first, *others = nodes
     before = servers(others)
     proof = [{"prompt": "count", "expect": " 0 1 2 3 4 5 6 7"}]
@@ -203,7 +206,8 @@ def test_bad_upgrade_goes_back(nodes, clients, change, why):
     assert not run("upgrade").failed
 
 
-def test_killed_roll_goes_on_where_it_was(nodes, clients):
+@pytest.mark.usefixtures("clients")
+def test_killed_roll_goes_on_where_it_was(nodes):
     before = servers(nodes)
     roll = Roll("rolling_restart")
     roll.comes_to("Stop, and start", "debian12b")
@@ -216,7 +220,8 @@ def test_killed_roll_goes_on_where_it_was(nodes, clients):
     assert not any(node.drained for node in nodes)
 
 
-def test_one_roll_at_a_time(nodes, clients):
+@pytest.mark.usefixtures("clients")
+def test_one_roll_at_a_time():
     first = Roll("rolling_restart")
     first.comes_to("Drain", "debian12")
     second = run("rolling_restart")
@@ -225,9 +230,10 @@ def test_one_roll_at_a_time(nodes, clients):
     assert not first.wait().failed, first.text
 
 
-def test_what_a_person_has_drained_stays_so(nodes, clients):
+@pytest.mark.usefixtures("clients")
+def test_what_a_person_has_drained_stays_so(nodes):
     nodes[1].host.check_output(
-        "echo '{\"since\": \"2026-01-01T00:00:00Z\", \"reason\": \"the fan is loud\"}' >/var/lib/vllm/drain/tiny"
+        'echo \'{"since": "2026-01-01T00:00:00Z", "reason": "the fan is loud"}\' >/var/lib/vllm/drain/tiny'
     )
     before = servers(nodes)
     try:
@@ -239,7 +245,8 @@ def test_what_a_person_has_drained_stays_so(nodes, clients):
         nodes[1].host.check_output("rm /var/lib/vllm/drain/tiny")
 
 
-def test_no_node_is_taken_that_others_cannot_stand_in_for(nodes, clients):
+@pytest.mark.usefixtures("clients")
+def test_no_node_is_taken_that_others_cannot_stand_in_for(nodes):
     before = servers(nodes)
     roll = run("rolling_restart", vllm_roll_min_ready=3)
     assert roll.failed
@@ -263,7 +270,8 @@ def test_stream_that_outlives_the_deadline(nodes, endpoint, choice):
         thread.join()
     faults = [request.fault for request in found if request.fault]
     if choice == "abort":
-        assert roll.failed and not faults
+        assert roll.failed
+        assert not faults
         assert "debian12 was not restarted, and stays in service" in roll.sentence
         assert servers(nodes) == before
         assert not run("rolling_restart").failed

@@ -14,7 +14,13 @@ import testinfra
 
 SCENARIO = Path(__file__).parent.parent
 # The runtimes of a host come after each other, so that each but the first is reached by a switch.
-HOSTS = {"systemd": "debian12", "tmux": "debian12", "supervisor": "debian13", "screen": "debian13"}
+HOSTS = {
+    "systemd": "debian12",
+    "tmux": "debian12",
+    "screen": "debian12",
+    "supervisor": "debian13",
+    "docker": "debian13",
+}
 PORTS = {"open": 8000, "second.one": 8001}
 AGENT_PORT = 9410
 KEY = "molecule-key"
@@ -64,7 +70,9 @@ class Node:
     # The server and its processes
 
     def main(self, name="open"):
-        return json.loads(self.run(f"cat /run/vllm/{name}.json"))["pid"]
+        """The pid by the record; in a container that is another than here."""
+        program = "from inferops_vllm._serving.instance import recorded as r; import sys; print(r(sys.argv[1]))"
+        return int(self.run("PYTHONPATH=/opt/vllm/lib python3 -c %s %s", program, name))
 
     def engines(self, name="open"):
         found = self.host.run(
@@ -93,6 +101,9 @@ class Node:
         """What the agent says."""
         page = json.loads(self.ask(AGENT_PORT, "/status"))
         return next(found for found in page["instances"] if found["instance"] == name)
+
+    def container(self, name="open"):
+        return json.loads(self.run(f"docker inspect vllm-{name}"))[0]
 
     def instance(self, verb, name="open"):
         return self.run(f"/opt/vllm/bin/vllm-instance {verb} {name}")

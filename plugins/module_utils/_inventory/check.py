@@ -28,6 +28,8 @@ class Words:
     root: object = "/opt/vllm"
     health_check: Mapping[str, object] = field(default_factory=dict)
     """Variables of the role health_check, by their names."""
+    docker: Mapping[str, object] = field(default_factory=dict)
+    """`vllm_docker_<word>`, by their last words."""
 
 
 def check_words(words: Words, models: Mapping[str, Model], options: Options | None) -> list[str]:
@@ -35,6 +37,7 @@ def check_words(words: Words, models: Mapping[str, Model], options: Options | No
         *word_checks.check_version(words.version),
         *word_checks.check_variant(words.variant),
         *word_checks.check_runtime(words.runtime),
+        *(word_checks.check_docker(words.docker) if words.runtime == "docker" else ()),
         *word_checks.check_user(words.user),
         *word_checks.check_root(words.root),
         *word_checks.check_health(words.health_check),

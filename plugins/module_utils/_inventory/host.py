@@ -88,6 +88,7 @@ def check_host(plan: Plan, facts: Mapping[str, Any]) -> list[str]:
     return [
         *check_distribution(facts["distribution"]),
         *check_service_manager(plan, facts["service_manager"]),
+        *(check_docker(plan, facts, with_gpus=with_gpus) if plan.words.runtime == "docker" else ()),
         *check_disks(plan, facts["paths"]),
         *check_shm(plan, facts["shm_bytes"]),
         *check_ports(plan, facts["listeners"], all_visible=facts["is_root"]),
@@ -116,6 +117,24 @@ def check_service_manager(plan: Plan, found: str) -> Iterator[str]:
     if plan.words.runtime == "systemd" and found != "systemd":
         remedy = "boot the host with systemd as its init"
         yield problem("vllm_runtime", "systemd", "but systemd does not run on the host", remedy)
+
+
+def check_docker(plan: Plan, facts: Mapping[str, Any], *, with_gpus: bool) -> Iterator[str]:
+    docker, family = plan.words.docker, facts["distribution"]["id"]
+    if not facts["docker"]["engine"] and docker.get("install", True) is False:
+        remedy = "start Docker on the host, or have the role install it"
+        yield problem("vllm_docker_install", False, "but no Docker engine answers on the host", remedy)
+    elif not facts["docker"]["engine"] and family in ENTERPRISE_LINUX:
+        remedy = "install Docker on the host, or use systemd"
+        yield problem("vllm_runtime", "docker", "which the host's distribution does not have", remedy)
+    if family in ENTERPRISE_LINUX and not docker.get("image"):
+        trouble = "but images are built on Debian and Ubuntu alone"
+        yield problem("vllm_docker_image", "", trouble, "name one that brings vLLM, such as vllm/vllm-openai:v0.33.0")
+    if with_gpus and not facts["docker"]["gpus"]:
+        trouble = "but the host has no NVIDIA container toolkit to hand GPUs to containers"
+        yield problem(
+            "vllm_runtime", "docker", trouble, "run the role nvidia_driver, which installs it with this runtime"
+        )
 
 
 def check_disks(plan: Plan, paths: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

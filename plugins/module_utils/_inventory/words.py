@@ -19,7 +19,6 @@ VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+]{0,40}")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 DIRECTORY = re.compile(r"(/[A-Za-z0-9_.@+-]+)+")
 VARIANTS = ("cuda", "cpu")
-LATER_RUNTIMES = ("docker",)
 SESSIONS = ("tmux", "screen")
 
 
@@ -40,9 +39,6 @@ def check_runtime(runtime: object) -> Iterator[str]:
     if runtime in RUNTIMES:
         return
     available = f"use {listed(RUNTIMES, 'or')}"
-    if runtime in LATER_RUNTIMES:
-        yield problem("vllm_runtime", runtime, "which is planned, but not available yet", available)
-        return
     meant = nearest(runtime, RUNTIMES) if isinstance(runtime, str) else None
     yield problem("vllm_runtime", runtime, "an unknown runtime", f"did you mean {meant}?" if meant else available)
 
@@ -54,6 +50,20 @@ def warn_runtime(runtime: object) -> Iterator[str]:
             f"vllm_runtime is {shown(runtime)}, for development: nothing brings back a session that is killed,"
             " no memory limit holds, and it starts at boot by cron alone; use systemd or supervisor in production."
         )
+
+
+def check_docker(docker: Mapping[str, object]) -> Iterator[str]:
+    """The words for the runtime docker, each without its `vllm_docker_`."""
+    for word in ("image", "base_image", "archive"):
+        value = docker.get(word, "")
+        if not isinstance(value, str) or any(map(str.isspace, value)):
+            remedy = "give a path without spaces" if word == "archive" else "name one, such as vllm/vllm-openai:v0.33.0"
+            yield problem(f"vllm_docker_{word}", value, "which cannot be one", remedy)
+    if docker.get("image") and docker.get("base_image"):
+        trouble = "beside vllm_docker_base_image: an image that brings vLLM is not built"
+        yield problem("vllm_docker_image", docker["image"], trouble, "set one of them")
+    if not isinstance(docker.get("install", True), bool):
+        yield problem("vllm_docker_install", docker["install"], "neither true nor false", "set one of these")
 
 
 def check_user(user: object) -> Iterator[str]:

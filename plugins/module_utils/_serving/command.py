@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """vllm-instance: what operators and runtimes start, stop and look at an instance with, whatever keeps it.
 
-`start`, `stop`, `restart` and `log` are for operators. For the runtimes, `check` runs as root before each start and
-`run` as the service user; `tend` does both as root and stays until the server has gone; `keep` tends one after another.
+`start`, `stop`, `restart`, `status` and `log` are for operators. For the runtimes, `check` runs as root before each
+start and `run` as the service user; `tend` does both as root and stays until the server has gone; `keep` tends one
+after another. In a container `contain` tends as the service user, and `healthy` is the check of its health.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import sys
 import time
 from dataclasses import replace
 
+from . import contain, launch, runtime
 from . import instance as instances
-from . import launch, runtime
 from .instance import Instance
 from .keep import Keeper
 from .runtime import CommandFailed
@@ -36,6 +37,16 @@ def keep(instance: Instance) -> None:
     Keeper(instance.name).run()
 
 
+def run_contained(instance: Instance) -> None:
+    raise SystemExit(contain.Contained(instance).run())
+
+
+def healthy(instance: Instance) -> None:
+    trouble = contain.trouble(instance)
+    if trouble:
+        raise SystemExit(trouble)
+
+
 def start(instance: Instance) -> None:
     asyncio.run(runtime.of(instance).keep(instance.name))
 
@@ -46,6 +57,13 @@ def stop(instance: Instance) -> None:
 
 def restart(instance: Instance) -> None:
     asyncio.run(runtime.of(instance).renew(instance.name, instance.stop_timeout_seconds + MARGIN_SECONDS))
+
+
+def status(instance: Instance) -> None:
+    unit = asyncio.run(runtime.of(instance).units([instance.name]))[instance.name]
+    pid = instance.recorded() if unit.state in ("running", "stopping") else 0
+    told = [unit.state, f"pid {pid}" if pid else "", f"{unit.restarts} restarts", unit.detail]
+    sys.stdout.write(", ".join(filter(None, told)) + "\n")
 
 
 def log(instance: Instance) -> None:
@@ -64,11 +82,14 @@ def main() -> None:
         "start": start,
         "stop": stop,
         "restart": restart,
+        "status": status,
         "log": log,
         "check": launch.check,
         "run": launch.run,
         "tend": tend,
         "keep": keep,
+        "contain": run_contained,
+        "healthy": healthy,
     }
     parser.add_argument("verb", choices=list(verbs))
     parser.add_argument("name")

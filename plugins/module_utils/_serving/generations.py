@@ -108,9 +108,11 @@ def is_stale(described: Instance, config: str, pid: int) -> bool:
     """Whether the running server was started with anything but this configuration."""
     try:
         record = files.read_json(described.record_path)
-    except (OSError, ValueError, RecursionError):
+        started = (process.here(record["pid"], record.get("pid_namespace", "")), record["digest"], record["venv"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return True
-    return bool(record != {"pid": pid, "digest": instances.digest(config, described.dump()), "venv": described.venv})
+    venv = "" if described.vllm_in_image else described.venv
+    return started != (pid, instances.digest(config, described.dump()), venv)
 
 
 def forget(name: str, config_dir: str = instances.CONFIG_DIR) -> None:

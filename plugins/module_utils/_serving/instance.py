@@ -14,16 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import files
+from . import files, process
 
 CONFIG_DIR = "/etc/vllm/instances"
 RUN_DIR = "/run/vllm"
-RUNTIMES = ("systemd", "supervisor", "tmux", "screen")
+RUNTIMES = ("systemd", "supervisor", "docker", "tmux", "screen")
 UNPRINTABLE = re.compile("[^ -~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -61,6 +62,16 @@ class Instance:
     restart_seconds: int = 0
     """Between the end of a server and the next start."""
     open_files_max: int = 65536
+    memory_max: str = ""
+    """As MemoryMax= of systemd takes it."""
+    agent_port: int = 9410
+    """Where the node's agent answers, if one runs."""
+    image: str = ""
+    """Of its container, if its runtime has one."""
+    vllm_in_image: bool = False
+    """Whether the image brings vLLM, rather than the environments of the node."""
+    read_only_paths: list[str] = field(default_factory=list)
+    """Of the node, that a container needs to see."""
     config_dir: str = CONFIG_DIR
     run_dir: str = RUN_DIR
 
@@ -114,8 +125,9 @@ def unit_name(name: str) -> str:
 def recorded(name: str, run_dir: str = RUN_DIR) -> int:
     """The pid that an instance's launcher recorded, 0 where there is no record to read."""
     try:
-        return int(files.read_json(os.path.join(run_dir, f"{name}.json"))["pid"])
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        record = files.read_json(os.path.join(run_dir, f"{name}.json"))
+        return process.here(int(record["pid"]), str(record.get("pid_namespace", "")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return 0
 
 
@@ -126,6 +138,17 @@ def restarts(name: str, run_dir: str = RUN_DIR) -> int:
             return max(0, int(stream.read(20)))
     except (OSError, ValueError):
         return 0
+
+
+def make_directories(instance: Instance) -> None:
+    """Those that systemd makes for a unit."""
+    user = pwd.getpwnam(instance.user)
+    # Compile caches hold pickles: who can write them can run code.
+    for path, mode in ((instance.run_dir, 0o755), (instance.working_dir, 0o700)):
+        if not os.path.isdir(path):
+            os.makedirs(path)
+            os.chmod(path, mode)
+            os.chown(path, user.pw_uid, user.pw_gid)
 
 
 def load(name: str, config_dir: str = CONFIG_DIR) -> Instance:

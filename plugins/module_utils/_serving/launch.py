@@ -31,6 +31,7 @@ REFUSAL_SECONDS = 1
 COMMANDS = {
     "cuda": ["bin/vllm", "serve"],
     # The CPU build's distribution is not named vllm, which its own command stumbles over.
+    "image": ["vllm", "serve"],
     "cpu": ["bin/python", "-m", "vllm.entrypoints.openai.api_server"],
 }
 
@@ -72,13 +73,13 @@ def _check(instance: Instance) -> None:
             "systemd cannot hand it its files, as the mounts of this container are private:"
             " run `mount --make-rshared /` in it before systemd starts"
         )
-    _remove_leftovers(instance)
-    holder = process.listeners({instance.port}).get(instance.port)
-    if holder:
-        raise CannotStart(
-            f"port {instance.port} is held by {holder.name} (pid {holder.pid}):"
-            " stop it, or give the instance another port"
-        )
+    remove_leftovers(instance)
+    listeners = process.listeners({instance.port})
+    if instance.port in listeners:
+        holder = listeners[instance.port]
+        # From inside a container nobody else's processes are seen.
+        who = f"{holder.name} (pid {holder.pid})" if holder else "a program outside the container"
+        raise CannotStart(f"port {instance.port} is held by {who}: stop it, or give the instance another port")
     trouble = gpu_trouble(instance)
     if trouble:
         raise CannotStart(trouble)
@@ -92,23 +93,31 @@ def _check(instance: Instance) -> None:
 
 def gpu_trouble(instance: Instance) -> str:
     """What of its GPUs keeps it from its start; empty where nothing does, or none was given to it."""
-    if not instance.gpus or environment_of(instance)[1] != "cuda":
+    if not instance.gpus or environment_of(instance)[1] == "cpu":
         return ""
     # What takes the GPUs away at the next boot is said, but keeps no server down that can start now.
-    for fault in faults(driver_look.files()).values():
+    for fault in () if instance.image else faults(driver_look.files()).values():
         sys.stderr.write(f"{fault}\n")
-    return start.obstacle(look(GPU_SECONDS), instance.gpus, instance.gpu_memory_share)
+    return start.obstacle(look(GPU_SECONDS), gpus_seen(instance), instance.gpu_memory_share)
+
+
+def gpus_seen(instance: Instance) -> list[int]:
+    """The numbers of its GPUs for the server: a container has these alone, and counts them anew."""
+    return list(range(len(instance.gpus))) if instance.image else instance.gpus
 
 
 def environment_of(instance: Instance) -> tuple[str, str]:
-    """Directory and variant of the virtual environment that a start uses."""
+    """Directory and variant of the virtual environment that a start uses; of an image neither is known."""
+    if instance.vllm_in_image:
+        return "", "image"
     # Resolved once: a later switch of `current` must not change modules under a running server.
     venv = instance.venv or os.path.realpath(os.path.join(instance.root, "current"))
     with open(os.path.join(venv, ".inferops.json"), encoding="utf-8") as stream:
         return venv, json.load(stream)["variant"]
 
 
-def _remove_leftovers(instance: Instance) -> None:
+def remove_leftovers(instance: Instance) -> None:
+    """Kill the engines of an earlier server of this instance."""
     left = process.leftovers(instance.name)
     for found in left:
         sys.stderr.write(f"removing {found.name} (pid {found.pid}), left by an earlier server\n")
@@ -129,7 +138,8 @@ def run(instance: Instance) -> None:
     program, *arguments = COMMANDS[variant]
     _record(instance, venv)
     argv = [os.path.join(venv, program), *arguments, "--config", instance.config_path]
-    os.execve(argv[0], argv, {**os.environ, **instance.environment, process.MARK: instance.name})
+    # Of an image the program is looked for on its own PATH.
+    os.execvpe(argv[0], argv, {**os.environ, **instance.environment, process.MARK: instance.name})
 
 
 def _record(instance: Instance, venv: str) -> None:
@@ -137,5 +147,10 @@ def _record(instance: Instance, venv: str) -> None:
     for path in (instance.config_path, instance.description_path):
         with open(path, encoding="utf-8") as stream:
             texts.append(stream.read())
-    record = {"pid": os.getpid(), "digest": instances.digest(*texts), "venv": venv}
+    record = {
+        "pid": os.getpid(),
+        "digest": instances.digest(*texts),
+        "venv": venv,
+        "pid_namespace": process.pid_namespace(),
+    }
     files.replace(instance.record_path, json.dumps(record))

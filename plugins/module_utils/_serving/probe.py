@@ -62,7 +62,7 @@ async def completion(instance: Instance, prompt: str, max_tokens: int, timeout_s
     """The text that a server completes a prompt with, always the same one; empty where it gives none."""
     body = {"model": instance.served_model_name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
     answer = await post(instance, "/v1/completions", timeout_seconds, body, instances.api_key(instance))
-    page = answer.json() if answer.ok else None
+    page: Any = answer.json() if answer.ok else None
     try:
         return str(page["choices"][0]["text"]), answer
     except (TypeError, KeyError, IndexError):

@@ -26,6 +26,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 """Of prctl(2)."""
+CAP_SYS_RESOURCE = 24
+"""Of capabilities(7): may lift limits."""
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 Found = TypeVar("Found")
@@ -132,6 +134,13 @@ def control(option: int, value: int) -> None:
         raise OSError(error, f"prctl {option}: {os.strerror(error)}")
 
 
+def capable(capability: int) -> bool:
+    """Whether this process has it."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
+        told = next((line for line in stream if line.startswith("CapEff:")), "CapEff: 0")
+    return bool(int(told.split()[1], 16) >> capability & 1)
+
+
 def marked(instance: str) -> list[int]:
     """Every process that the launcher of that instance has started, directly or not."""
     return [found.pid for found in processes() if belongs_to(found.pid, instance)]
@@ -156,6 +165,28 @@ def living(pid: int) -> Stat | None:
     """What the kernel says of a process, None also where all that is left of it waits to be reaped."""
     found = stat(pid)
     return found if found and found.state not in "ZX" else None
+
+
+def here(pid: int, namespace: str) -> int:
+    """What a process of another pid namespace is called in this one; 0 where it is not seen here."""
+    if namespace in ("", pid_namespace()):
+        return pid
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if _as_root(os.readlink, f"/proc/{entry}/ns/pid") == namespace and _innermost_pid(entry) == pid:
+                return int(entry)
+    return 0
+
+
+def pid_namespace() -> str:
+    return os.readlink("/proc/self/ns/pid")
+
+
+def _innermost_pid(entry: str) -> int:
+    """What a process is called in its own namespace."""
+    with open(f"/proc/{entry}/status", encoding="utf-8", errors="replace") as stream:
+        told = next((line for line in stream if line.startswith("NSpid:")), "")
+    return int(told.split()[-1]) if told else 0
 
 
 def stat(pid: int, proc: str = "/proc") -> Stat | None:

@@ -17,8 +17,10 @@ import signal
 from collections.abc import Callable, Collection
 from typing import Any, Protocol, TypeVar
 
-from . import files, process
+from . import container, files, launch, process
 from . import instance as instances
+from .dockerd import Dockerd
+from .dockerd import Refused as DockerRefused
 from .instance import RUN_DIR, Instance, unit_name
 from .supervisord import Refused, Supervisord
 from .verdict import Unit
@@ -35,6 +37,8 @@ PROGRAM_STATES = {
     "STOPPING": "stopping",
 }
 """By the words of supervisord."""
+CONTAINER_STATES = {"running": "running", "paused": "running", "restarting": "starting", "removing": "stopping"}
+"""By the words of dockerd; in all others nothing runs."""
 RESTART_SIGNAL = signal.SIGUSR1
 """Has a `vllm-instance tend` end its server in peace, and itself without being stopped."""
 TAIL_BYTES = 64 * 1024
@@ -364,6 +368,108 @@ class Session(_Tended):
         return False
 
 
+class Docker(_Tended):
+    """Containers vllm-<name> of the Docker engine, in which `vllm-instance contain` sees one server through."""
+
+    def __init__(self, dockerd: Dockerd | None = None, run_dir: str = RUN_DIR) -> None:
+        super().__init__(run_dir)
+        self._dockerd = dockerd or Dockerd()
+
+    async def units(self, names: Collection[str]) -> dict[str, Unit]:
+        found = await _aside(self._dockerd.containers)
+        return {name: await self._unit(name, found.get(name)) for name in names}
+
+    async def _unit(self, name: str, summary: dict[str, Any] | None) -> Unit:
+        if summary is None:
+            return Unit("stopped")
+        state = CONTAINER_STATES.get(summary["State"], "stopped")
+        detail = ""
+        if state == "stopped":
+            # The engine does not try again what it could not start.
+            detail = (await _aside(self._dockerd.inspect, container_name(name)))["State"].get("Error", "")
+            state = "failed" if detail else state
+        elif state == "running":
+            state = self._server(name)
+            if "(unhealthy)" in summary.get("Status", ""):
+                detail = await self._illness(name)
+        return Unit(state, self._restarts(name), detail)
+
+    async def _illness(self, name: str) -> str:
+        """What the check in the container has said last."""
+        checks = (await _aside(self._dockerd.inspect, container_name(name)))["State"].get("Health", {}).get("Log")
+        return checks[-1]["Output"].strip() if checks else ""
+
+    async def restart(self, name: str) -> None:
+        pid = await self._pid(name)
+        if pid:
+            # Handed on by the first process of the container; what ends by itself the engine starts again.
+            _signal(pid, RESTART_SIGNAL)
+            _signal(pid, signal.SIGCONT)
+        else:
+            await _aside(self._dockerd.start, container_name(name))
+
+    async def kill(self, name: str) -> None:
+        await _aside(_kill, name)
+        # The parent of the server clears up; a stopped one takes no notice.
+        _signal(await self._pid(name), signal.SIGCONT)
+
+    async def stop(self, name: str) -> None:
+        await _aside(self._dockerd.begin_stop, container_name(name))
+
+    async def kept(self) -> dict[str, bool]:
+        try:
+            return dict.fromkeys(await _aside(self._dockerd.containers), True)
+        except CommandFailed:
+            return {}
+
+    async def keep(self, name: str) -> None:
+        described = instances.load(name)
+        # Not by the list of all, which is behind for a moment.
+        found = await _aside(self._dockerd.inspect, container_name(name))
+        if found and CONTAINER_STATES.get(found["State"]["Status"]):
+            return
+        instances.make_directories(described)
+        # From inside a container those of other runtimes are not seen.
+        await _aside(launch.remove_leftovers, described)
+        cdi = bool((await _aside(self._dockerd.info)).get("CDISpecDirs"))
+        wanted = container.definition(described, cdi)
+        if found and container.made_by(found["Config"]["Labels"]) != container.made_by(wanted["Labels"]):
+            await _aside(self._dockerd.remove, container_name(name))
+            found = {}
+        if not found:
+            await _aside(self._dockerd.create, container_name(name), wanted)
+        await _aside(self._dockerd.start, container_name(name))
+
+    async def renew(self, name: str, timeout_seconds: float) -> None:
+        await self.halt(name, timeout_seconds)
+        await self.keep(name)
+
+    async def halt(self, name: str, timeout_seconds: float) -> None:
+        await _aside(self._dockerd.stop, container_name(name), timeout_seconds)
+
+    async def drop(self, name: str, timeout_seconds: float) -> None:
+        await self.halt(name, timeout_seconds)
+        await _aside(self._dockerd.remove, container_name(name))
+
+    async def log(self, name: str, lines: int) -> str:
+        return await _aside(self._dockerd.log, container_name(name), lines)
+
+    async def _pid(self, name: str) -> int:
+        """The first process of its container, as it is called here; 0 where it does not run."""
+        found = await _aside(self._dockerd.inspect, container_name(name))
+        return int(found["State"]["Pid"]) if found else 0
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if pid:
+            os.kill(pid, number)
+
+
+def container_name(name: str) -> str:
+    return f"vllm-{name}"
+
+
 def program_name(name: str) -> str:
     return f"vllm@{name}"
 
@@ -377,6 +483,7 @@ def named(runtime: str) -> Runtime:
     made: dict[str, Callable[[], Runtime]] = {
         "systemd": Systemd,
         "supervisor": Supervisor,
+        "docker": Docker,
         "tmux": lambda: Session("tmux"),
         "screen": lambda: Session("screen"),
     }
@@ -408,10 +515,10 @@ def _tail(path: str, lines: int) -> str:
 
 
 async def _aside(call: Callable[..., Result], *arguments: Any) -> Result:
-    """Have a thread wait for supervisord, so that nobody else does."""
+    """Have a thread wait for supervisord or dockerd, so that nobody else does."""
     try:
         return await asyncio.to_thread(call, *arguments)
-    except Refused as error:
+    except (Refused, DockerRefused, launch.CannotStart) as error:
         raise CommandFailed(str(error)) from error
 
 

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import time
 import xmlrpc.client
 from typing import Any
+
+from .unix_http import Connection
 
 SOCKET = "/run/vllm-supervisor.sock"
 ANSWER_SECONDS = 10.0
@@ -30,17 +31,6 @@ class Refused(Exception):
     """supervisord does not answer, or does not do it; the message says why."""
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout_seconds: float) -> None:
-        super().__init__("localhost", timeout=timeout_seconds)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class _Transport(xmlrpc.client.Transport):
     def __init__(self, path: str, timeout_seconds: float) -> None:
         super().__init__()
@@ -49,7 +39,7 @@ class _Transport(xmlrpc.client.Transport):
 
     def make_connection(self, _host: Any) -> http.client.HTTPConnection:
         # Never kept: supervisord closes idle connections, and a request is not sent twice.
-        return _Connection(self._path, self._timeout_seconds)
+        return Connection(self._path, self._timeout_seconds)
 
 
 class Supervisord:

@@ -51,24 +51,35 @@ class Tender:
         process.control(process.PR_SET_CHILD_SUBREAPER, 1)
         # Whoever keeps it and is gone would start a second one.
         process.control(process.PR_SET_PDEATHSIG, signal.SIGTERM)
-        make_directories(self._instance)
-        restarts = self._count()
+        self._prepare()
+        restarts = self._restarts()
         if self._asked_to_stop_within(self._instance.restart_seconds if restarts else 0) or not self._allowed():
             return 0
+        files.replace(self._instance.restarts_path, str(restarts), 0o644)
         self._main = self._start()
         self._await_end()
         self._clear()
         return self._status
 
-    def _count(self) -> int:
+    def _prepare(self) -> None:
+        instances.make_directories(self._instance)
+
+    def _become_service(self) -> None:
+        become_service(self._instance)
+        # The server goes with its parent, and the rest of it before the next start at the latest.
+        process.control(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def _waits_no_longer(self) -> bool:
+        """Whether a start that is refused is not to be tried again."""
+        return False
+
+    def _restarts(self) -> int:
         """How often it was started again by itself; a stop by somebody begins the count anew."""
         by_itself = os.path.exists(self._instance.restarts_path) and not os.path.exists(self._instance.stopping_path)
-        restarts = instances.restarts(self._instance.name, self._instance.run_dir) + 1 if by_itself else 0
-        files.replace(self._instance.restarts_path, str(restarts), 0o644)
-        return restarts
+        return instances.restarts(self._instance.name, self._instance.run_dir) + 1 if by_itself else 0
 
     def _allowed(self) -> bool:
-        """Wait until the server can start; False where a stop came first."""
+        """Wait until the server can start; False where a stop came first, or the end of patience."""
         told = ""
         while not self._asked_to_stop_within(0):
             try:
@@ -78,7 +89,7 @@ class Tender:
                 if told != str(error):
                     told = str(error)
                     say(f"{self._instance.name}: {told}")
-            if self._asked_to_stop_within(launch.REFUSAL_SECONDS):
+            if self._asked_to_stop_within(launch.REFUSAL_SECONDS) or self._waits_no_longer():
                 break
         return False
 
@@ -101,9 +112,7 @@ class Tender:
         if pid:
             return pid
         try:
-            become_service(self._instance)
-            # The server goes with its parent, and the rest of it before the next start at the latest.
-            process.control(process.PR_SET_PDEATHSIG, signal.SIGKILL)
+            self._become_service()
             if os.getppid() == parent:
                 signal.pthread_sigmask(signal.SIG_SETMASK, [])
                 launch.run(self._instance)
@@ -160,17 +169,6 @@ class Tender:
                 say(f"{self._instance.name}: process {left[0]} does not die and may hold GPU memory: reboot the node")
                 return
             time.sleep(POLL_SECONDS)
-
-
-def make_directories(instance: Instance) -> None:
-    """Those that systemd makes for a unit."""
-    user = pwd.getpwnam(instance.user)
-    # Compile caches hold pickles: who can write them can run code.
-    for path, mode in ((instance.run_dir, 0o755), (instance.working_dir, 0o700)):
-        if not os.path.isdir(path):
-            os.makedirs(path)
-            os.chmod(path, mode)
-            os.chown(path, user.pw_uid, user.pw_gid)
 
 
 def become_service(instance: Instance) -> None:

@@ -23,7 +23,7 @@ from functools import partial
 from typing import IO, Any
 
 from .._driver import look as driver_look
-from .._driver import state as driver_state
+from .._driver.faults import faults
 from .._gpu import child
 from .._gpu.survey import survey
 from .._gpu.verdict import Expectation, Limits, judge
@@ -208,8 +208,9 @@ class Gatherer:
 
     def _gpu_health(self) -> str:
         found = survey(self._gpu_seconds)
-        faults = driver_state.faults(driver_look.files())
-        verdict = judge(found.node, found.events, {}, Expectation(), Limits(), {}, {}, faults)
+        verdict = judge(
+            found.node, found.events, {}, Expectation(), Limits(), {}, {}, tuple(faults(driver_look.files()).values())
+        )
         seen = {"verdict": asdict(verdict), "log_error": found.log_error, "node": asdict(found.node)}
         return json.dumps(seen, indent=2)
 

@@ -65,7 +65,7 @@ def test_a_fleet_of_one_is_refused() -> None:
 @pytest.mark.parametrize("value", ["half", -1, "", None, "5 %"])
 def test_numbers_that_are_none(value: Any) -> None:
     hosts = fleet(3, vllm_roll_batches=value)
-    with pytest.raises(AnsibleFilterError, match="vllm_roll_batches is .*write a number of nodes or a percentage"):
+    with pytest.raises(AnsibleFilterError, match=r"vllm_roll_batches is .*write a number of nodes or a percentage"):
         roll_batches(list(hosts), hosts, list(hosts))
 
 
@@ -85,7 +85,8 @@ def seen(**up: bool) -> dict[str, dict[str, dict[str, Any]]]:
 )
 def test_shortage(services: Any, hosts: list[str], expected: str) -> None:
     told = roll_shortage(services, "lb1", hosts, ["tiny"], "50%")
-    assert told.startswith(expected) and bool(told) == bool(expected)
+    assert told.startswith(expected)
+    assert bool(told) == bool(expected)
 
 
 def test_awaited_is_what_the_load_balancer_has() -> None:

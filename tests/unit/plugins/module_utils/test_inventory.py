@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -272,13 +273,12 @@ def test_gpus_do_not_matter_on_cpu() -> None:
         ("version", "latest", 'vllm_version is "latest", not a release of vLLM'),
         ("variant", "rocm", 'vllm_variant is "rocm", an unknown variant: use cuda or cpu.'),
         ("variant", ["cuda"], 'vllm_variant is ["cuda"], an unknown variant'),
+        ("runtime", "sytemd", 'vllm_runtime is "sytemd", an unknown runtime: did you mean systemd?'),
         (
             "runtime",
-            "docker",
-            'vllm_runtime is "docker", which is planned, but not available yet: use',
+            "runit",
+            'vllm_runtime is "runit", an unknown runtime: use systemd, supervisor, docker, tmux or screen.',
         ),
-        ("runtime", "sytemd", 'vllm_runtime is "sytemd", an unknown runtime: did you mean systemd?'),
-        ("runtime", "runit", 'vllm_runtime is "runit", an unknown runtime: use systemd, supervisor, tmux or screen.'),
         ("runtime", None, "vllm_runtime is null, an unknown runtime"),
         ("user", "v llm", 'vllm_user is "v llm", which cannot name a user'),
         ("user", "root", 'vllm_user is "root", and a server must not run as root: name a user of its own'),
@@ -291,6 +291,26 @@ def test_gpus_do_not_matter_on_cpu() -> None:
 def test_one_wrong_shared_word(word: str, value: Any, sentence: str) -> None:
     (problem,) = problems(**{word: value})
     assert problem.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("docker", "sentence"),
+    [
+        (
+            {"image": "vllm/vllm-openai:v0.33.0", "base_image": "debian:12"},
+            'vllm_docker_image is "vllm/vllm-openai:v0.33.0", beside vllm_docker_base_image:'
+            " an image that brings vLLM is not built: set one of them.",
+        ),
+        ({"image": 5}, "vllm_docker_image is 5, which cannot be one: name one, such as"),
+        ({"base_image": "a b"}, 'vllm_docker_base_image is "a b", which cannot be one'),
+        ({"archive": None}, "vllm_docker_archive is null, which cannot be one: give a path without spaces"),
+        ({"install": "maybe"}, 'vllm_docker_install is "maybe", neither true nor false'),
+    ],
+)
+def test_one_wrong_word_for_docker(docker: dict[str, Any], sentence: str) -> None:
+    (problem,) = problems(runtime="docker", docker=docker)
+    assert problem.startswith(sentence)
+    assert problems(docker=docker) == []
 
 
 class TestModels:
@@ -450,6 +470,7 @@ class TestHost:
             "gpu_count": 2,
             "driver": "580.159.04",
             "nvidia_driver": self.SOUND,
+            "docker": {"engine": True, "gpus": True},
         }
         return {**good, **changes}
 
@@ -458,6 +479,42 @@ class TestHost:
 
     def test_good(self) -> None:
         assert self.problems(self.plan(instance())) == []
+
+    @pytest.mark.parametrize(
+        ("family", "docker", "words", "sentences"),
+        [
+            ("debian", {"engine": False, "gpus": True}, {}, []),
+            (
+                "debian",
+                {"engine": False, "gpus": True},
+                {"install": False},
+                ["vllm_docker_install is false, but no Docker engine answers on the host: start Docker on the host"],
+            ),
+            (
+                "debian",
+                {"engine": True, "gpus": False},
+                {},
+                ['vllm_runtime is "docker", but the host has no NVIDIA container toolkit'],
+            ),
+            (
+                "rocky",
+                {"engine": False, "gpus": True},
+                {},
+                [
+                    'vllm_runtime is "docker", which the host\'s distribution does not have: install Docker',
+                    'vllm_docker_image is "", but images are built on Debian and Ubuntu alone: name one',
+                ],
+            ),
+            ("rocky", {"engine": True, "gpus": True}, {"image": "vllm/vllm-openai:v0.33.0"}, []),
+        ],
+    )
+    def test_docker(self, family: str, docker: dict[str, bool], words: dict[str, Any], sentences: list[str]) -> None:
+        plan = self.plan(instance())
+        plan = replace(plan, words=replace(plan.words, runtime="docker", docker=words))
+        version = {"debian": "12", "rocky": "9.6"}[family]
+        found = self.problems(plan, docker=docker, distribution={"id": family, "version": version, "name": family})
+        assert len(found) == len(sentences)
+        assert all(map(str.startswith, found, sentences))
 
     @pytest.mark.parametrize(
         ("name", "version", "supported"),

@@ -160,7 +160,8 @@ def test_done_keeps_the_configuration_unless_told_otherwise(node: Node) -> None:
 def test_one_roll_at_a_time(node: Node) -> None:
     node.begin("restart")
     result = node.roll("begun", verb="restart", _holder=OTHER)
-    assert result["failed"] and result["held_by"] == HOLDER
+    assert result["failed"]
+    assert result["held_by"] == HOLDER
     assert "a roll of ops@bastion (pid 4242) is under way" in result["msg"]
     assert node.begin("restart", _holder=OTHER, take_over=True)[0] == ["a", "b"]
 

@@ -197,7 +197,12 @@ def test_record_names_the_configuration_of_the_start(tmp_path):
     run_dir.mkdir()
     launch._record(instance(config_dir=str(tmp_path), run_dir=str(run_dir)), "/venv")
     record = json.loads((run_dir / "tiny.json").read_text())
-    assert record == {"pid": os.getpid(), "digest": instances.digest("port: 1\n", "{}\n"), "venv": "/venv"}
+    assert record == {
+        "pid": os.getpid(),
+        "digest": instances.digest("port: 1\n", "{}\n"),
+        "venv": "/venv",
+        "pid_namespace": os.readlink("/proc/self/ns/pid"),
+    }
 
 
 def _free_port() -> int:
