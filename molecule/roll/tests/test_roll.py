@@ -1,4 +1,7 @@
-"""Three simulated nodes behind a load balancer, whose clients ask all the while: no roll may fail one of their requests."""
+# Copyright (c) 2026, the inferops authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Three simulated nodes behind a load balancer. Clients ask all the while: no roll may fail one of their requests."""
 
 from __future__ import annotations
 

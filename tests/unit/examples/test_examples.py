@@ -28,8 +28,8 @@ from ansible_collections.inferops.vllm.plugins.module_utils._inventory import ch
 REPOSITORY = Path(__file__).resolve().parents[3]
 EXAMPLES = sorted(path.parent for path in REPOSITORY.glob("examples/*/hosts.yml"))
 ROLES = sorted(path for path in (REPOSITORY / "roles").iterdir() if path.is_dir())
-# Groups that the playbook makes as it runs.
-MADE_BY_PLAYS = "vllm_restart_"
+# Of a play whose group is made while the playbook runs.
+MADE_BY_PLAYS = "{{"
 
 
 @dataclass

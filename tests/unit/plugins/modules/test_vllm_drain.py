@@ -118,7 +118,7 @@ def test_numbers_at_the_deadline(drain, server, flag):
     assert result["failed"]
     assert result["msg"] == (
         "after 1 s not everything is finished: tiny has 1 requests running, 0 waiting and 1 in the API server."
-        " The instances stay drained: wait longer with timeout_seconds, or go on without with wait: false"
+        " The instances stay drained: wait longer with timeout_seconds or overdue=wait, or go on with overdue=cut"
     )
     assert result["instances"]["tiny"]["in_flight"] == {"running": 1, "waiting": 0, "load": 1}
     assert flag.exists()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
 from ansible_collections.inferops.vllm.plugins.modules import vllm_instance
@@ -50,7 +51,7 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.told: list[tuple[str, str, str]] = []
-        self.runtimes = {name: Fake(name, self.told) for name in ("systemd", "supervisor", "tmux", "screen")}
+        self.runtimes = {name: Fake(name, self.told) for name in serving.RUNTIMES}
 
 
 @pytest.fixture
