@@ -57,24 +57,18 @@ _value:
   sample: "tiny would be left with 1 of 3 servers at lb1 (node2), and 50% of them, 2, must stay"
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
+from ansible_collections.inferops.vllm.plugins.plugin_utils.capacity import count
 
 Services = Mapping[str, Mapping[str, Mapping[str, Any]]]
 INVENTORY = "the inventory"
 
 
-def needed(least: Any, count: int) -> int:
+def needed(least: Any, servers: int) -> int:
     """So many of that many servers must stay."""
-    match = re.fullmatch(r"(\d+)(%?)", str(least).strip())
-    if not match or (match[2] and int(match[1]) > 100):
-        raise AnsibleFilterError(
-            f"vllm_roll_min_ready is {least!r}: write a number of servers, or a percentage such as 50%"
-        )
-    return -(-count * int(match[1]) // 100) if match[2] else int(match[1])
+    return count("vllm_roll_min_ready", least, servers, up=True)
 
 
 def planned(services: Iterable[Mapping[str, Any]]) -> Services:

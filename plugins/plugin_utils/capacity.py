@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -12,10 +13,10 @@ from ansible.errors import AnsibleFilterError
 
 def count(variable: str, value: Any, whole: int, up: bool) -> int:
     """A number, or a percentage of the whole, rounded up or down; AnsibleFilterError where it is neither."""
-    text = str(value).strip()
-    number = text[:-1] if text.endswith("%") else text
-    if not number.isdecimal():
-        raise AnsibleFilterError(f"{variable} is {value!r}: write a number of nodes or a percentage of them.")
-    if not text.endswith("%"):
-        return int(number)
-    return -(-whole * int(number) // 100) if up else whole * int(number) // 100
+    match = re.fullmatch(r"(\d+)(%?)", str(value).strip())
+    if not match or (match[2] and int(match[1]) > 100):
+        raise AnsibleFilterError(f"{variable} is {value!r}: write a number of servers, or a percentage such as 50%")
+    number = int(match[1])
+    if not match[2]:
+        return number
+    return -(-whole * number // 100) if up else whole * number // 100

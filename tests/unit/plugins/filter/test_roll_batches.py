@@ -12,7 +12,6 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.inferops.vllm.plugins.filter.roll_awaited import roll_awaited
 from ansible_collections.inferops.vllm.plugins.filter.roll_batches import roll_batches
-from ansible_collections.inferops.vllm.plugins.filter.roll_shortage import roll_shortage
 
 
 def fleet(count: int, *names: str, **variables: Any) -> dict[str, dict[str, Any]]:
@@ -65,28 +64,12 @@ def test_a_fleet_of_one_is_refused() -> None:
 @pytest.mark.parametrize("value", ["half", -1, "", None, "5 %"])
 def test_numbers_that_are_none(value: Any) -> None:
     hosts = fleet(3, vllm_roll_batches=value)
-    with pytest.raises(AnsibleFilterError, match=r"vllm_roll_batches is .*write a number of nodes or a percentage"):
+    with pytest.raises(AnsibleFilterError, match=r"vllm_roll_batches is .*write a number of servers, or a percentage"):
         roll_batches(list(hosts), hosts, list(hosts))
 
 
 def seen(**up: bool) -> dict[str, dict[str, dict[str, Any]]]:
     return {"tiny": {node: {"up": is_up} for node, is_up in up.items()}}
-
-
-@pytest.mark.parametrize(
-    ("services", "hosts", "expected"),
-    [
-        (seen(a=True, b=True, c=True), ["a"], ""),
-        (seen(a=True, b=True, c=False), ["a"], "lb1 sees tiny served by 1 of 3 nodes besides a"),
-        (seen(a=False, b=True, c=False), ["a"], ""),
-        (seen(a=True, b=True, c=True), ["a", "b"], "lb1 sees tiny served by 1 of 3 nodes besides a, b"),
-        ({"other": {}}, ["a"], ""),
-    ],
-)
-def test_shortage(services: Any, hosts: list[str], expected: str) -> None:
-    told = roll_shortage(services, "lb1", hosts, ["tiny"], "50%")
-    assert told.startswith(expected)
-    assert bool(told) == bool(expected)
 
 
 def test_awaited_is_what_the_load_balancer_has() -> None:
