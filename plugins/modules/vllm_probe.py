@@ -250,7 +250,7 @@ def main() -> None:
                 "options": {
                     "prompt": {"type": "str", "required": True},
                     "expect": {"type": "str", "required": True},
-                    "max_tokens": {"type": "int", "default": 16},
+                    "max_tokens": {"type": "int", "default": 16, "no_log": False},
                     "names": {"type": "list", "elements": "str"},
                 },
             },

@@ -45,6 +45,8 @@ class Roll:
                 *(f"--inventory={folder}/" for folder in inventories),
                 f"{PROJECT}/playbooks/{verb}.yml",
                 f"--extra-vars={json.dumps(variables)}",
+                # Environment and agent do not change here.
+                *(["--tags=vllm_service"] if verb == "upgrade" else []),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
