@@ -59,11 +59,11 @@ class Contract:
         node.served_by_another(old)
 
     def test_restarts_on_exit_1(self, node):
-        old, model = node.main(), "/srv/model"
+        old, model = node.main(), "/srv/model/config.json"
         node.run(f"mv {model} {model}.away")
         try:
             node.run(f"kill -9 {old}")
-            told = f"model {model}: no such directory"
+            told = "model /srv/model: config.json: "
             node.wait(lambda: node.instance("log").count(told) > 2)
         finally:
             node.run(f"mv {model}.away {model}")
