@@ -6,6 +6,7 @@
 good: branches 580 and 590, where metapackages ask for no more than a minimum, so that 590 would come without a pin.
 mirror: the same, without its key. fabric: with a fabric manager of an earlier patch. short: branch 590 alone.
 sha1, expired: good, by such keys. debian: the distribution's own packages of the same names. kernel: two with headers.
+moved: the newest of these alone, as a mirror that has gone on.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ def add_driver(repository: Repository, version: str) -> None:
     repository.add(f"nvidia-driver-pinning-{branch}", f"{branch}-1")
 
 
-def add_kernels(repository: Repository) -> None:
-    for release in (RUNNING, NEWEST):
+def add_kernels(repository: Repository, *releases: str) -> None:
+    for release in releases:
         repository.add(
             f"linux-image-{release}",
             "99-1",
@@ -165,13 +166,14 @@ def main() -> None:
         debian.add(name, "580.200.00-1")
     debian.sign(keys["good"], origin="Debian")
     debian.publish(keys["good"])
-    kernel = Repository(base / "kernel")
-    add_kernels(kernel)
-    kernel.sign(keys["good"], origin="Debian")
-    kernel.publish(keys["good"])
-    for name in ("debian", "kernel"):
+    for name, releases in (("kernel", (RUNNING, NEWEST)), ("moved", (NEWEST,))):
+        kernel = Repository(base / name)
+        add_kernels(kernel, *releases)
+        kernel.sign(keys["good"], origin="Debian")
+        kernel.publish(keys["good"])
+    for name in ("debian", "kernel", "moved"):
         source = f"Types: deb\nURIs: file://{base}/{name}\nSuites: /\nSigned-By: {base}/{name}/{KEY_NAMES[0]}\n"
-        (base / f"double-{name}.sources").write_text(source)
+        (base / f"{name}.sources").write_text(source)
     (base / "fingerprints.json").write_text(json.dumps({name: keys[key] for name, key in signed_with.items()}))
 
 

@@ -9,5 +9,6 @@ rm -rf /var/lib/inferops/nvidia_driver.json /run/inferops/nvidia-driver-reboot /
   /etc/modprobe.d/inferops-nouveau.conf /etc/systemd/system/nvidia-persistenced.service.d /lib/modules/*/updates \
   /var/lib/apt/lists/_srv_nvidia_[!dk]* /usr/lib/*-linux-gnu/libnvidia-ml.so* \
   /etc/vllm /var/lib/vllm
-cp /srv/nvidia/double-*.sources /etc/apt/sources.list.d/
+rm -f /etc/apt/sources.list.d/moved.sources
+cp /srv/nvidia/debian.sources /srv/nvidia/kernel.sources /etc/apt/sources.list.d/
 touch -d @1 /boot/initrd.img-*
