@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ import testinfra
 PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 sys.path.insert(0, str(PROJECT))
-from bench._client import Client, Kind, ask  # noqa: E402
+from bench._client import Client, Kind  # noqa: E402
 
 NODES = ("debian12", "debian12b", "debian13")
 KINDS = (
@@ -32,6 +31,7 @@ KINDS = (
     Kind("stream", 60, streamed=True, pause_seconds=0.2),
 )
 PATIENCE_SECONDS = 120
+RUN_SECONDS = 600
 
 
 class Roll:
@@ -62,22 +62,13 @@ class Roll:
             self.text += line
 
     def wait(self) -> Roll:
-        self._process.wait()
+        self._process.wait(RUN_SECONDS)
         self._reader.join()
         return self
-
-    def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self.wait()
 
     @property
     def failed(self) -> bool:
         return self._process.returncode != 0
-
-    def comes_to(self, task: str, host: str) -> None:
-        """Wait until a task is done on a host."""
-        pattern = re.compile(rf"TASK \[[^]]*{re.escape(task)}\].*?(?:ok|changed): \[{host}\b", re.DOTALL)
-        until(lambda: pattern.search(self.text), f"{task} on {host}")
 
     @property
     def sentence(self) -> str:
@@ -171,115 +162,13 @@ def test_restart_of_all(nodes):
 
 
 @pytest.mark.usefixtures("clients")
-def test_upgrade_and_back(nodes):
-    change = {"SIM_ANSWER_TOKENS": "65"}
-    roll = run("upgrade", change=change)
-    assert not roll.failed, roll.text
-    assert all(node.environment["SIM_ANSWER_TOKENS"] == "65" for node in nodes)
-    after = servers(nodes)
-    again = run("upgrade", change=change)
-    assert (again.failed, servers(nodes)) == (False, after), again.text
-    back = run("rollback")
-    assert not back.failed, back.text
-    assert not any("SIM_ANSWER_TOKENS" in node.environment for node in nodes)
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"SIM_STARTUP_FAILURE_SECONDS": "0.5"}, "instance tiny does not serve"),
-        ({"SIM_ANSWER_TOKENS": "3"}, "instance tiny completes 'count' with"),
-        ({"SIM_DIE_AFTER_SECONDS": "9"}, "its server has ended while it was watched"),
-    ],
-    ids=["does not start", "answers wrongly", "dies under load"],
-)
-@pytest.mark.usefixtures("clients")
-def test_bad_upgrade_goes_back(nodes, change, why):
+def test_bad_upgrade_goes_back(nodes):
     first, *others = nodes
     before = servers(others)
-    proof = [{"prompt": "count", "expect": " 0 1 2 3 4 5 6 7"}]
-    soak = 15 if "SIM_DIE_AFTER_SECONDS" in change else 3
-    roll = run("upgrade", change=change, vllm_roll_proof=proof, vllm_roll_soak_seconds=soak)
+    roll = run("upgrade", change={"SIM_STARTUP_FAILURE_SECONDS": "0.5"})
     assert roll.failed
-    assert why in roll.text
+    assert "instance tiny does not serve" in roll.text
     assert "debian12 is back on the configuration that served before, and in service" in roll.sentence
     assert "Not touched: debian12b, debian13." in roll.sentence
     assert servers(others) == before
-    assert change.keys().isdisjoint(first.environment)
-    # The inventory put right, nothing is left to do but to give the roll back.
-    assert not run("rolling_restart", roll_anew=True).failed
-
-
-@pytest.mark.usefixtures("clients")
-def test_killed_roll_goes_on_where_it_was(nodes):
-    before = servers(nodes)
-    roll = Roll("rolling_restart")
-    roll.comes_to("Stop, and start", "debian12b")
-    roll.kill()
-    done = nodes[0].server
-    again = run("rolling_restart")
-    assert not again.failed, again.text
-    assert all(old != new for old, new in zip(before, servers(nodes)))
-    assert nodes[0].server == done
-    assert not any(node.drained for node in nodes)
-
-
-@pytest.mark.usefixtures("clients")
-def test_one_roll_at_a_time():
-    first = Roll("rolling_restart")
-    first.comes_to("Drain", "debian12")
-    second = run("rolling_restart")
-    assert second.failed
-    assert "is under way, last heard of" in second.text
-    assert not first.wait().failed, first.text
-
-
-@pytest.mark.usefixtures("clients")
-def test_what_a_person_has_drained_stays_so(nodes):
-    nodes[1].host.check_output(
-        'echo \'{"since": "2026-01-01T00:00:00Z", "reason": "the fan is loud"}\' >/var/lib/vllm/drain/tiny'
-    )
-    before = servers(nodes)
-    try:
-        roll = run("rolling_restart")
-        assert not roll.failed, roll.text
-        assert nodes[1].drained == "the fan is loud"
-        assert all(old != new for old, new in zip(before, servers(nodes)))
-    finally:
-        nodes[1].host.check_output("rm /var/lib/vllm/drain/tiny")
-
-
-@pytest.mark.usefixtures("clients")
-def test_no_node_is_taken_that_others_cannot_stand_in_for(nodes):
-    before = servers(nodes)
-    roll = run("rolling_restart", vllm_roll_min_ready=3)
-    assert roll.failed
-    assert "no node can be taken out" in roll.text
-    assert servers(nodes) == before
-
-
-@pytest.mark.parametrize("choice", ["abort", "cut", "wait"])
-def test_stream_that_outlives_the_deadline(nodes, endpoint, choice):
-    before = servers(nodes)
-    # On every node one, of about 30 s.
-    kind = Kind("endless", 1500, streamed=True)
-    found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(ask(endpoint, "tiny", kind)), daemon=True) for _node in nodes
-    ]
-    for thread in threads:
-        thread.start()
-    roll = run("rolling_restart", vllm_roll_drain_overdue=choice)
-    for thread in threads:
-        thread.join()
-    faults = [request.fault for request in found if request.fault]
-    if choice == "abort":
-        assert roll.failed
-        assert not faults
-        assert "debian12 was not restarted, and stays in service" in roll.sentence
-        assert servers(nodes) == before
-        assert not run("rolling_restart").failed
-    else:
-        assert not roll.failed, roll.text
-        assert bool(faults) == (choice == "cut")
-        assert all(old != new for old, new in zip(before, servers(nodes)))
+    assert "SIM_STARTUP_FAILURE_SECONDS" not in first.environment
