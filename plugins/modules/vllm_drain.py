@@ -31,11 +31,11 @@ attributes:
   diff_mode:
     description: Shows which instances are drained before and after.
     support: full
+extends_documentation_fragment:
+  - inferops.vllm.instances
+  - inferops.vllm.instances.drain
+  - inferops.vllm.instances.slices
 options:
-  names:
-    description: Instances to drain or undrain; all instances of the node where not set.
-    type: list
-    elements: str
   state:
     description: Whether the instances are to be out of service or in service.
     type: str
@@ -63,24 +63,12 @@ options:
     type: str
     choices: [fail, wait, cut]
     default: fail
-    version_added: "0.1.0"
   settle_seconds:
     description:
       - Seconds that load balancers take to learn of a new drain, before which no look counts. Longer than the time
         between two of their checks.
     type: int
     default: 5
-  config_dir:
-    description: Directory of the instances' files.
-    type: path
-    default: /etc/vllm/instances
-  drain_dir:
-    description: Directory of the files that mark drained instances.
-    type: path
-    default: /var/lib/vllm/drain
-  _slice:
-    description: Not for playbooks; how far the controller's half of this module has come.
-    type: dict
 seealso:
   - module: inferops.vllm.vllm_probe
   - module: inferops.vllm.vllm_instance_info

@@ -23,6 +23,8 @@ attributes:
   diff_mode:
     description: Shows what keeps each instance, before and after.
     support: full
+extends_documentation_fragment:
+  - inferops.vllm.instances
 options:
   names:
     description: Instances.
@@ -48,10 +50,6 @@ options:
     description: Seconds within which a server must have stopped.
     type: int
     default: 120
-  config_dir:
-    description: Directory of the instances' files.
-    type: path
-    default: /etc/vllm/instances
 """
 
 EXAMPLES = r"""

@@ -16,23 +16,13 @@ description:
   - No secret is told. Options that hold one are left out, and of the environment the names alone are told.
 extends_documentation_fragment:
   - inferops.vllm.attributes.info_module
+  - inferops.vllm.instances
+  - inferops.vllm.instances.drain
 options:
-  names:
-    description: Instances to tell of; all instances of the node where not set.
-    type: list
-    elements: str
   timeout_seconds:
     description: Seconds that the look at an instance may take, and the answer of the agent.
     type: int
     default: 10
-  config_dir:
-    description: Directory of the instances' files.
-    type: path
-    default: /etc/vllm/instances
-  drain_dir:
-    description: Directory of the files that mark drained instances.
-    type: path
-    default: /var/lib/vllm/drain
 seealso:
   - module: inferops.vllm.vllm_probe
   - module: inferops.vllm.vllm_drain

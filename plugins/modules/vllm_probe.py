@@ -31,11 +31,10 @@ attributes:
   diff_mode:
     description: There is nothing to show.
     support: none
+extends_documentation_fragment:
+  - inferops.vllm.instances
+  - inferops.vllm.instances.slices
 options:
-  names:
-    description: Instances to look at; all instances of the node where not set.
-    type: list
-    elements: str
   wait:
     description: Wait until all of them serve, instead of one look.
     type: bool
@@ -75,13 +74,6 @@ options:
   timeout_seconds:
     description: Seconds within which all of them must serve; without O(wait) the seconds that one look may take.
     type: int
-  config_dir:
-    description: Directory of the instances' files.
-    type: path
-    default: /etc/vllm/instances
-  _slice:
-    description: Not for playbooks; how far the controller's half of this module has come.
-    type: dict
 seealso:
   - module: inferops.vllm.vllm_drain
   - module: inferops.vllm.vllm_instance_info

@@ -25,11 +25,9 @@ attributes:
   diff_mode:
     description: There is never a difference.
     support: none
+extends_documentation_fragment:
+  - inferops.vllm.instances
 options:
-  names:
-    description: Instances; all instances of the node where not set.
-    type: list
-    elements: str
   gpu_reset:
     description: Whether somebody will reset GPUs, so that RV(gpu_reset) is to tell which.
     type: bool
@@ -46,10 +44,6 @@ options:
     description: Seconds within which a server that is restarted must have stopped.
     type: int
     default: 120
-  config_dir:
-    description: Directory of the instances' files.
-    type: path
-    default: /etc/vllm/instances
 notes:
   - Runs as root on the node.
   - Does not wait until what was started serves. M(inferops.vllm.vllm_probe) does that.

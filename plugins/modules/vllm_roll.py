@@ -23,6 +23,9 @@ attributes:
   diff_mode:
     description: Shows the instances that are not done, before and after.
     support: full
+extends_documentation_fragment:
+  - inferops.vllm.instances
+  - inferops.vllm.instances.drain
 options:
   state:
     description:
@@ -41,10 +44,6 @@ options:
     type: str
     choices: [apply, restart, rollback]
     default: apply
-  names:
-    description: Instances; all instances of the node where not set.
-    type: list
-    elements: str
   stale:
     description: Instances that are known to run with another configuration than they shall.
     type: list
@@ -70,14 +69,6 @@ options:
     description: Take the note of another roll that is not known to be gone.
     type: bool
     default: false
-  config_dir:
-    description: Directory of the instances' files.
-    type: path
-    default: /etc/vllm/instances
-  drain_dir:
-    description: Directory of the files that mark drained instances.
-    type: path
-    default: /var/lib/vllm/drain
   path:
     description: The note.
     type: path

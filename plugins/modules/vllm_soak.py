@@ -25,11 +25,10 @@ attributes:
   diff_mode:
     description: Changes nothing.
     support: none
+extends_documentation_fragment:
+  - inferops.vllm.instances
+  - inferops.vllm.instances.slices
 options:
-  names:
-    description: Instances to watch; all instances of the node where not set.
-    type: list
-    elements: str
   seconds:
     description: How long to watch them.
     type: float
@@ -38,13 +37,6 @@ options:
     description: Part of the requests in this time that may fail.
     type: float
     default: 1
-  config_dir:
-    description: Directory of the instances' files.
-    type: path
-    default: /etc/vllm/instances
-  _slice:
-    description: Not for playbooks; how far the controller's half of this module has come.
-    type: dict
 seealso:
   - module: inferops.vllm.vllm_probe
 """
