@@ -102,6 +102,10 @@ restart:
   elements: str
   returned: where O(state=begun)
   sample: [qwen3vl]
+left_out:
+  description: Whether an earlier roll has left all of RV(todo) out of service, so that going through it costs nothing.
+  type: bool
+  returned: where O(state=begun)
 resumed:
   description: Whether an interrupted roll goes on.
   type: bool
@@ -139,14 +143,11 @@ from ansible_collections.inferops.vllm.plugins.module_utils._health import drain
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 
 
-def kept_out(names: list[str], params: dict) -> dict[str, str]:
-    """Why those are drained that no roll has drained."""
-    reasons = {
-        name: str(drain.read(name, params["drain_dir"]).get("reason", ""))
-        for name in names
-        if drain.is_drained(name, params["drain_dir"])
+def reasons(names: list[str], drain_dir: str) -> dict[str, str]:
+    """Why those are drained that are."""
+    return {
+        name: str(drain.read(name, drain_dir).get("reason", "")) for name in names if drain.is_drained(name, drain_dir)
     }
-    return {name: reason for name, reason in reasons.items() if reason != params["reason"]}
 
 
 def begin(module: AnsibleModule, names: list[str]) -> dict:
@@ -167,14 +168,16 @@ def begin(module: AnsibleModule, names: list[str]) -> dict:
     if not module.check_mode:
         node.begin(todo, back)
     left = node.found.todo if node.found else []
+    drained = reasons(names, params["drain_dir"])
     return {
         "changed": todo != left,
         "diff": {"before": {"todo": left}, "after": {"todo": todo}},
         "todo": todo,
         "restart": restart,
+        "left_out": all(drained.get(name) == params["reason"] for name in todo),
         "resumed": node.resumes,
         "missing": node.missing,
-        "kept_out": kept_out(names, params),
+        "kept_out": {name: reason for name, reason in drained.items() if reason != params["reason"]},
     }
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,11 +18,10 @@ from pathlib import Path
 import pytest
 import testinfra
 
+from bench._client import Client, Kind
+
 PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
-sys.path.insert(0, str(PROJECT))
-from bench._client import Client, Kind  # noqa: E402
-
 NODES = ("debian12", "debian12b", "debian13")
 KINDS = (
     Kind("short", 2, pause_seconds=0.1),

@@ -12,6 +12,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.inferops.vllm.plugins.filter.roll_awaited import roll_awaited
 from ansible_collections.inferops.vllm.plugins.filter.roll_batches import roll_batches
+from ansible_collections.inferops.vllm.plugins.filter.roll_order import roll_order
 
 
 def fleet(count: int, *names: str, **variables: Any) -> dict[str, dict[str, Any]]:
@@ -75,3 +76,13 @@ def seen(**up: bool) -> dict[str, dict[str, dict[str, Any]]]:
 def test_awaited_is_what_the_load_balancer_has() -> None:
     assert roll_awaited(seen(a=True), "a", ["tiny", "other"]) == {"tiny": "a"}
     assert roll_awaited(seen(a=True), "b", ["tiny"]) == {}
+
+
+def test_what_an_earlier_roll_has_left_out_comes_first() -> None:
+    hosts: dict[str, dict[str, Any]] = {
+        "b": {"__roll": {"left_out": False}},
+        "c": {"__roll": {"left_out": True}},
+        "B": {"__roll": {"left_out": False}},
+        "a": {},
+    }
+    assert roll_order(["b", "a", "c", "B"], hosts) == ["c", "B", "a", "b"]

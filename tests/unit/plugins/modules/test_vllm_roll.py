@@ -186,6 +186,15 @@ def test_what_a_person_has_drained_is_told(node: Node) -> None:
     assert node.roll("begun", verb="restart")["kept_out"] == {"a": "the fan is loud"}
 
 
+def test_what_an_earlier_roll_has_left_out_is_told(node: Node) -> None:
+    folder = str(node.folder / "drain")
+    assert node.roll("begun", verb="restart")["left_out"] is False
+    drain.set_flag("a", "roll", folder)
+    assert node.roll("begun", verb="restart")["left_out"] is False
+    drain.set_flag("b", "roll", folder)
+    assert node.roll("begun", verb="restart")["left_out"] is True
+
+
 def test_holder_is_this_process_and_known_to_live() -> None:
     held_by = {**action.holder(), "pid": 1, "start": 0}
     seen = process.stat(1)
