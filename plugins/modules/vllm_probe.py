@@ -168,7 +168,7 @@ def plan(params: dict, wait: bool, instances: list[serving.Instance]) -> trial.P
 def failure(instance: serving.Instance, seen: trial.Seen, reason: str) -> str:
     return (
         f"instance {instance.name} does not serve {reason}. It is {seen.state}: {seen.evidence}."
-        f" The end of its log:\n{log(instance)}"
+        f"\nThe end of its log:\n{log(instance)}"
     )
 
 
