@@ -164,12 +164,16 @@ class Node:
 
     def _differs(self, name: str) -> bool:
         """Whether its server was started with another configuration than it shall have; one that stands still was."""
-        if name in self._wanted.stale or generations.has(generations.STAGED, name, self._config_dir):
+        if name in self._wanted.stale or self._is_staged(name):
             return True
         described = self._described(name)
         config, _description = generations.texts(name, self._config_dir)
         pid = generations.main_pid(described)
         return bool(pid) and generations.is_stale(described, config, pid)
+
+    def _is_staged(self, name: str) -> bool:
+        # What is put aside may have failed elsewhere: only those use it who ask for it.
+        return self._wanted.verb != RESTART and generations.has(generations.STAGED, name, self._config_dir)
 
     def _is_fresh(self, name: str) -> bool:
         server = process.living(generations.main_pid(self._described(name)))

@@ -14,7 +14,6 @@ description:
   - Has the runtime of instances start or stop them, now and at every boot.
   - An instance that another runtime still keeps is left with it by O(state=started), and moved by O(state=restarted).
     The old one is stopped and removed before the new one starts, so no two of them ever serve.
-  - A configuration that M(inferops.vllm.instance_config) has put aside for a running server takes its place here.
   - Waits until servers are gone, and not until they serve. M(inferops.vllm.vllm_probe) does that.
 attributes:
   check_mode:
@@ -46,6 +45,12 @@ options:
       - Not needed for V(stopped) and V(absent), which find out what keeps them.
     type: str
     choices: [systemd, supervisor, docker, tmux, screen]
+  staged:
+    description:
+      - Whether what M(inferops.vllm.instance_config) has put aside for a running server becomes its configuration.
+      - It stays aside otherwise, whatever becomes of the server.
+    type: bool
+    default: true
   timeout_seconds:
     description: Seconds within which a server must have stopped.
     type: int
@@ -104,8 +109,14 @@ class Instances:
 
     def _wanted(self, name: str) -> str:
         """The runtime that an instance is to have."""
-        folder = generations.next_folder(name, self._params["config_dir"])
+        folder = self._params["config_dir"]
+        if self._params["staged"]:
+            folder = generations.next_folder(name, folder)
         return self._params["runtime"] or serving.load(name, folder).runtime
+
+    def _activate(self, name: str) -> None:
+        if self._params["staged"]:
+            generations.activate(name, self._params["config_dir"])
 
     async def _started(self, name: str) -> None:
         wanted = self._wanted(name)
@@ -117,7 +128,7 @@ class Instances:
             return
         self._note(name, [wanted])
         if not self._check:
-            generations.activate(name, self._params["config_dir"])
+            self._activate(name)
             await self._drop(name, others)
             await self._runtimes[wanted].keep(name)
 
@@ -125,7 +136,7 @@ class Instances:
         wanted = self._wanted(name)
         self._note(name, [wanted])
         if not self._check:
-            generations.activate(name, self._params["config_dir"])
+            self._activate(name)
             await self._drop(name, [keeper for keeper in self.before[name] if keeper != wanted])
             await self._runtimes[wanted].renew(name, self._timeout)
 
@@ -170,6 +181,7 @@ def main() -> None:
                 "default": "started",
             },
             "runtime": {"type": "str", "choices": list(serving.RUNTIMES)},
+            "staged": {"type": "bool", "default": True},
             "timeout_seconds": {"type": "int", "default": 120},
             "config_dir": {"type": "path", "default": serving.CONFIG_DIR},
         },

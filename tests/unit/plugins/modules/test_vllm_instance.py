@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.inferops.vllm.plugins.module_utils._serving import generations
 from ansible_collections.inferops.vllm.plugins.module_utils._serving import instance as serving
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.runtime import CommandFailed
 from ansible_collections.inferops.vllm.plugins.module_utils._serving.verdict import Unit
@@ -89,6 +90,19 @@ def test_runtime_comes_from_the_configuration(apply: Any, node: Node) -> None:
     (node.folder / "a.json").write_text(described)
     apply("restarted")
     assert node.told == [("supervisor", "renew", "a")]
+
+
+@pytest.mark.parametrize(("staged", "keeper"), [(True, "supervisor"), (False, "tmux")])
+def test_restarts_with_what_is_staged_if_asked(apply: Any, node: Node, staged: bool, keeper: str) -> None:
+    config_dir = node.folder / "instances"
+    described = '{"name": "a", "port": 1, "served_model_name": "m", "user": "u", "root": "/o", "runtime": "%s"}'
+    for folder, runtime in ((config_dir, "tmux"), (node.folder / generations.STAGED, "supervisor")):
+        folder.mkdir()
+        (folder / "a.json").write_text(described % runtime)
+        (folder / "a.yaml").touch()
+    apply("restarted", staged=staged, config_dir=str(config_dir))
+    assert node.told == [(keeper, "renew", "a")]
+    assert generations.has(generations.STAGED, "a", str(config_dir)) is not staged
 
 
 def test_what_serves_under_another_runtime_is_left_by_started_and_moved_by_restarted(apply: Any, node: Node) -> None:

@@ -89,6 +89,15 @@ def test_apply_goes_through_what_differs(node: Node) -> None:
     assert node.begin("apply") == (["a", "b"], ["a", "b"])
 
 
+def test_restart_leaves_alone_what_is_staged(node: Node) -> None:
+    node.configure("b", "two", generations.STAGED)
+    assert node.begin("restart") == (["a", "b"], ["a", "b"])
+    node.restart("a")
+    node.restart("b")
+    # Resumed, it has to prove both, and to restart neither.
+    assert node.begin("restart") == (["a", "b"], [])
+
+
 def test_what_is_known_to_be_stale_counts_in_check_mode_too(node: Node) -> None:
     assert node.begin("apply", stale=["b"], check=True) == (["b"], ["b"])
     assert not (node.folder / "roll.json").exists()
