@@ -331,7 +331,7 @@ def test_uninstall_leaves_nothing(nodes, endpoint):
     assert set(statuses) == {200}
     for listed in ("list-units --all", "list-unit-files"):
         assert not last.host.run(f"systemctl {listed} --plain --no-legend '*vllm*'").stdout
-    assert last.host.run("pgrep -f vllm").rc == 1
+    assert last.host.run("pgrep -f '[v]llm'").rc == 1
     kept = last.run("find / /run -xdev -ipath '*vllm*' -not -path '/srv/*'").splitlines()
     assert {path.split("/vllm")[0] for path in kept} == {"/var/lib", "/var/log"}, kept
     assert last.host.file("/var/lib/vllm/models").listdir()
