@@ -209,7 +209,8 @@ def test_drain_waits_for_what_is_in_flight(nodes):
 
 
 def test_forced_drain_keeps_the_reason_of_a_person(nodes):
-    done = Done("drain", "--limit=debian12b,debian13", vllm_drain_force=True, vllm_drain_reason="fans")
+    choices = {"vllm_names": "tiny", "vllm_drain_wait": False, "vllm_drain_force": True}
+    done = Done("drain", "--limit=debian12b,debian13", vllm_drain_reason="fans", **choices)
     assert not done.failed, done.text
     assert [node.drained() for node in nodes] == ["", "fans", "memory"]
     assert (done.changed("debian12b"), done.changed("debian13")) == (1, 0)
