@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node_tools
-short_description: Install the collection's own tools on a node
+short_description: Install the collection's own tools on a node, or remove them
 version_added: "0.1.0"
 author:
   - The inferops authors (@inferops)
@@ -27,6 +27,13 @@ options:
     description: Directory to install into; created where missing.
     type: path
     default: /opt/vllm
+  state:
+    description:
+      - V(present) installs them.
+      - V(absent) removes them. Servers and agent, which they start, have to be stopped before.
+    type: str
+    choices: [present, absent]
+    default: present
 """
 
 EXAMPLES = r"""
@@ -48,6 +55,7 @@ removed:
 """
 
 import os
+import shutil
 import sys
 from types import ModuleType
 
@@ -228,23 +236,49 @@ def is_current(path: str, text: str, mode: int) -> bool:
         return False
 
 
-def main() -> None:
-    module = AnsibleModule(argument_spec={"root": {"type": "path", "default": "/opt/vllm"}}, supports_check_mode=True)
-    root = module.params["root"]
+def install(root: str, check: bool) -> tuple[list[str], list[str]]:
+    """What was written, and what was removed."""
     wanted = wanted_files(root)
     stale = sorted(path for path, (text, mode) in wanted.items() if not is_current(path, text, mode))
     surplus = sorted(found_files(root) - set(wanted))
-    if not module.check_mode:
+    if not check:
         for path in stale:
             # A running check or launcher reads the old file or the new one, never a part.
             files.replace(path, *wanted[path])
         for path in surplus:
             os.unlink(path)
+    return stale, surplus
+
+
+def remove(root: str, check: bool) -> tuple[list[str], list[str]]:
+    """The same; the bytecode beside the files goes with them."""
+    package = os.path.join(root, "lib", "inferops_vllm")
+    commands = [os.path.join(root, "bin", name) for name in COMMANDS]
+    found = [path for path in [*commands, package] if os.path.lexists(path)]
+    if not check:
+        for path in found:
+            if path == package:
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+    return [], sorted(found)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "default": "/opt/vllm"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    act = install if module.params["state"] == "present" else remove
+    written, removed = act(module.params["root"], module.check_mode)
     module.exit_json(
-        changed=bool(stale or surplus),
-        written=stale,
-        removed=surplus,
-        diff={"before": "\n".join(surplus), "after": "\n".join(stale)},
+        changed=bool(written or removed),
+        written=written,
+        removed=removed,
+        diff={"before": "\n".join(removed), "after": "\n".join(written)},
     )
 
 

@@ -43,6 +43,21 @@ def test_damaged_and_surplus_files_are_mended(call, tmp_path):
     assert result["removed"] == [str(package / "old.py")]
 
 
+def test_all_of_it_is_removed_and_nothing_of_others(call, tmp_path):
+    call(node_tools, root=str(tmp_path))
+    (tmp_path / "lib/inferops_vllm/__pycache__").mkdir()
+    others = [tmp_path / "bin/theirs", tmp_path / "lib/theirs"]
+    for path in others:
+        path.touch()
+    there = sorted(tmp_path.rglob("*"))
+    foretold = call(node_tools, check=True, root=str(tmp_path), state="absent")
+    assert sorted(tmp_path.rglob("*")) == there
+    assert call(node_tools, root=str(tmp_path), state="absent") == foretold
+    assert str(tmp_path / "bin/vllm-instance") in foretold["removed"]
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == others
+    assert call(node_tools, root=str(tmp_path), state="absent")["changed"] is False
+
+
 def test_commands_run(call, tmp_path):
     call(node_tools, root=str(tmp_path))
     for command in ("vllm-instance", "vllm-health-check"):
