@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -63,6 +64,11 @@ class Roll:
         self._process.wait(RUN_SECONDS)
         self._reader.join()
         return self
+
+    def kill(self) -> None:
+        """As kill -9 of all of it, with what it has forked."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self.wait()
 
     @property
     def failed(self) -> bool:
@@ -170,3 +176,21 @@ def test_bad_upgrade_goes_back(nodes):
     assert "Not touched: debian12b, debian13." in roll.sentence
     assert servers(others) == before
     assert "SIM_STARTUP_FAILURE_SECONDS" not in first.environment
+
+
+@pytest.mark.usefixtures("clients")
+def test_one_roll_at_a_time_and_one_that_was_killed_goes_on(nodes):
+    """What a bad upgrade has put aside on the others is not what they are restarted with."""
+    first, *others = nodes
+    before = servers(nodes)
+    roll = Roll("rolling_restart")
+    until(lambda: first.drained, "the first drain")
+    second = run("rolling_restart")
+    assert second.failed
+    assert "is under way, last heard of" in second.text
+    roll.kill()
+    assert servers(others) == before[1:]
+    roll = run("rolling_restart")
+    assert not roll.failed, roll.text
+    assert all(old != new for old, new in zip(before, servers(nodes)))
+    assert not any(node.drained for node in nodes)
